@@ -1,0 +1,1 @@
+"""The idea: episodes, the inner loop, the outer loop."""

@@ -1,0 +1,1 @@
+"""Ordinary neural machine translation; knows nothing of meta-learning."""

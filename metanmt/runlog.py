@@ -1,0 +1,81 @@
+"""What a command says while it works: progress on stderr, bars on a terminal and lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+LINE_INTERVAL_SECONDS = 15.0
+
+
+def say(message: str) -> None:
+    """Print a line for a person to stderr; stdout is kept for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them: '42s', '3m05s', '2h07m'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Progress:
+    """Progress of long work with its rate and remaining time.
+
+    On a terminal it is a bar (tqdm); elsewhere a line every fifteen seconds, so that a log file stays readable.
+
+    Args:
+        label: what is being done.
+        total: how many units there are, or None if that is not known.
+        unit: the word for one unit, in the plural ("tokens", "sentences").
+        initial: units done before, by the run that is resumed; not counted in the rate.
+    """
+
+    def __init__(self, label: str, total: float | None, unit: str, initial: float = 0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = self.initial = initial
+        self.note = ""
+        self._started = self._last_line = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=label, total=total, unit=" " + unit, initial=initial, unit_scale=True, leave=False, dynamic_ncols=True
+            )
+
+    def advance(self, units: float, note: str = "") -> None:
+        """Count `units` more as done; `note` (a loss, a file name) is shown beside the rate."""
+        self.done += units
+        self.note = note or self.note
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(units)
+        elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
+            say(self._line())
+
+    def _line(self) -> str:
+        rate = (self.done - self.initial) / max(time.monotonic() - self._started, 1e-9)
+        line = f"{self.label}: {self.done:,.0f}"
+        if self.total:
+            line += f" of {self.total:,.0f}"
+        line += f" {self.unit}, {rate:,.0f}/s"
+        if self.total and rate > 0:
+            line += f", {duration(max(self.total - self.done, 0) / rate)} left"
+        return f"{line}  {self.note}".rstrip()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
