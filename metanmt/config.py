@@ -1,0 +1,261 @@
+"""The configuration of a run: typed sections, each default and its meaning written once.
+
+A configuration file is TOML; every key has a default, so an empty file is a valid one. `--set section.key=value`
+overrides a key. The help texts of the command line are made from the `setting` docs below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from metanmt.errors import ConfigError, did_you_mean
+
+Section = TypeVar("Section")
+Update = Literal["all", "embeddings", "embeddings+encoder"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Metric = Literal["chrf", "bleu", "loss"]
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """Return a dataclass field with its default and the sentence that documents it."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The Transformer."""
+
+    size: Literal["tiny", "small", "base", "gu2018"] = setting("tiny", "dimensions of a model made from scratch")
+    checkpoint: str = setting("", "a pretrained sequence-to-sequence checkpoint to start from, instead of `size`")
+    dropout: float = setting(0.1, "dropout probability while meta-training")
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """The inner loop: how a learner adapts to a task within an episode."""
+
+    steps: int = setting(1, "updates on the support set; joint training ignores it")
+    optimizer: Literal["sgd", "sign"] = setting("sgd", "sgd, or the sign step of a freshly made Adam (Gu et al. 2018)")
+    learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
+    update: Update = setting("all", "which parameters are fast weights")
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    """The outer loop: how the initialisation is learned."""
+
+    learner: Literal["fomaml", "reptile", "joint"] = setting("fomaml", "the learner")
+    max_target_tokens: int = setting(
+        900_000, "cost of the whole run: target tokens in forward-backward passes, support and query alike"
+    )
+    joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over")
+    meta_batch_size: int = setting(4, "tasks an outer step")
+    learning_rate: float = setting(2e-3, "peak outer learning rate")
+    warmup_steps: int = setting(100, "outer steps of linear warm-up")
+    schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] = setting("linear", "decay after the warm-up")
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
+    adam_beta2: float = setting(0.98, "decay of AdamW's second moment; its first is 0.9")
+    clip_norm: float = setting(1.0, "largest norm of the outer gradient; 0 for no clipping")
+    label_smoothing: float = setting(0.1, "label smoothing of the training loss")
+    task_sampling: Literal["uniform", "temperature"] = setting("uniform", "how tasks are drawn")
+    temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature")
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Batches, by target tokens."""
+
+    max_tokens: int = setting(600, "target tokens of one support or query batch: the logical batch")
+    micro_tokens: int = setting(4_000, "padded tokens of one forward-backward pass: memory, never the result")
+    window: int = setting(4, "an episode is cut from a window of this many, sorted by length; more means less padding")
+    max_sentence_tokens: int = setting(200, "longer sentences are not trained on")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Meta-validation: adapt to the meta-dev pair as a user would, then score."""
+
+    times: int = setting(4, "meta-validations in a run, evenly over its cost, the last at its end")
+    budget: int = setting(4_000, "target words of the meta-dev pair to adapt on")
+    updates: int = setting(30, "updates of the adaptation")
+    sentences: int = setting(200, "sentences of the dev set to score")
+    metric: Metric = setting("chrf", "the score after adaptation that chooses the checkpoint")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run as a whole."""
+
+    seed: int = setting(1, "everything random follows from it")
+    precision: Precision = setting("auto", "auto: bfloat16 on a GPU or CPU that multiplies in it, else float32")
+    log_every: int = setting(10, "outer steps between two lines of metrics.jsonl")
+    checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints, beside those at meta-validations")
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Adaptation to one pair with low-resource defaults."""
+
+    update: Update = setting("all", "which parameters move")
+    learning_rate: float = setting(1e-3, "peak learning rate")
+    max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
+    max_epochs: int = setting(30, "epochs at most; early stopping ends before")
+    min_updates: int = setting(60, "updates at least, however small the corpus")
+    max_updates: int = setting(20_000, "updates at most, however large the corpus")
+    warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows")
+    dropout: float = setting(0.2, "dropout probability")
+    label_smoothing: float = setting(0.1, "label smoothing of the training loss")
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
+    clip_norm: float = setting(1.0, "largest norm of the gradient; 0 for no clipping")
+    metric: Metric = setting("chrf", "the dev score that chooses the weights; the unadapted model is a candidate")
+    evaluations: int = setting(12, "dev evaluations over the whole adaptation")
+    patience: int = setting(4, "evaluations without improvement before it stops early")
+    dev_sentences: int = setting(300, "dev sentences scored at most")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A meta-training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        for positive in (
+            ("outer", "max_target_tokens"),
+            ("outer", "meta_batch_size"),
+            ("batch", "max_tokens"),
+            ("batch", "micro_tokens"),
+            ("batch", "window"),
+            ("validation", "times"),
+            ("inner", "steps"),
+        ):
+            section, key = positive
+            if getattr(getattr(self, section), key) < 1:
+                raise ConfigError(f"{section}.{key} must be at least 1.", "Give a positive number.")
+        if not 0 <= self.outer.joint_share <= 1:
+            raise ConfigError("outer.joint_share must lie between 0 and 1.", "Give a share, such as 0.6.")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration of a TOML file, or of a shipped one by name ("tiny"), with `--set` overrides.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
+    """
+    if not path.exists() and (shipped := shipped_config(path.name)).exists():
+        path = shipped
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in shipped_config("").parent.glob("*.toml")))
+        raise ConfigError(f"No configuration file {path}.", f"Give a TOML file, or a shipped configuration: {names}.")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    return build(Config, override(values, overrides), where=str(path))
+
+
+def shipped_config(name: str) -> Path:
+    """Return where the shipped configuration of this name lies."""
+    return Path(__file__).parent / "configs" / f"{name.removesuffix('.toml')}.toml"
+
+
+def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return nested `values` with each "section.key=value" applied; a value is TOML, or else a bare string."""
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for text in overrides:
+        name, equals, raw = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(f"--set {text!r} is not an override.", "Write it as section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        target = merged.setdefault(section, {})
+        if isinstance(target, dict):
+            target[key] = value
+    return merged
+
+
+def build(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
+    """Return the dataclass `section` filled from `values`, every name and type checked.
+
+    Args:
+        section: a dataclass of this module.
+        values: what the file says; keys that it omits keep their default.
+        where: the file (and section) for the message.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest name) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(section)
+    known = {item.name for item in dataclasses.fields(section)}  # type: ignore[arg-type]
+    filled: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r} in {where}.", did_you_mean(key, known))
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} in {where} must be a section.", f"Write it as [{key}] with keys below it.")
+            filled[key] = build(typing.cast(type[Any], hints[key]), value, where=f"{where} [{key}]")
+        else:
+            filled[key] = _checked(value, hints[key], f"{key} in {where}")
+    return section(**filled)
+
+
+def _checked(value: Any, hint: Any, what: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{what} is {value!r}.", f"It must be one of {', '.join(map(str, choices))}.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{what} is {value!r}, not of type {hint.__name__}.", "Give a value of that type.")
+    return value
+
+
+def to_toml(config: Any) -> str:
+    """Return the resolved configuration as TOML text, every key written out."""
+    lines = []
+    for section in dataclasses.fields(config):
+        lines.append(f"[{section.name}]")
+        values = getattr(config, section.name)
+        lines += [f"{item.name} = {_toml(getattr(values, item.name))}" for item in dataclasses.fields(values)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def describe(config: type[Any], only: Sequence[str] = ()) -> str:
+    """Return every setting with its default and meaning, a line each, for `--help`."""
+    lines = []
+    for section in dataclasses.fields(config):
+        if only and section.name not in only:
+            continue
+        kind = typing.get_type_hints(config)[section.name]
+        for item in dataclasses.fields(kind):
+            value = "" if isinstance(item.default, types.NoneType) else _toml(item.default)
+            lines.append(f"  {section.name}.{item.name} = {value}\n      {item.metadata['meaning']}")
+    return "\n".join(lines)

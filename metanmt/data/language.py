@@ -1,0 +1,34 @@
+"""Languages and pairs of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from metanmt.errors import UsageError
+
+CODE = re.compile(r"[A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """A translation direction: from `source` into `target`."""
+
+    source: str
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the pair that "fi-en" names: letters, digits and underscores on each side of one hyphen.
+
+        Raises:
+            UsageError: the text is not of that form, or both sides are the same.
+        """
+        source, hyphen, target = text.partition("-")
+        if not (hyphen and CODE.fullmatch(source) and CODE.fullmatch(target)) or source == target:
+            raise UsageError(f"{text!r} is not a language pair.", "Write it as SOURCE-TARGET, such as fi-en.")
+        return cls(source, target)
+
+    def __str__(self) -> str:
+        return f"{self.source}-{self.target}"

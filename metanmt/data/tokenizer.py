@@ -1,0 +1,322 @@
+"""From sentences to ids and back.
+
+Two tokenizers share one protocol: our own SentencePiece model over all pairs of a collection, and the tokenizer of a
+pretrained checkpoint. Both return complete model input: whatever tags and end marks the model expects are already in
+the ids, so that everything downstream of this file treats all models alike.
+
+Our own lies in a folder twice: as the SentencePiece model, which is an order of magnitude faster on lists and used by
+this package, and as a `tokenizers` file that `AutoTokenizer` loads without this package; a test holds their ids equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from metanmt.data.language import Pair
+from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError, did_you_mean
+
+PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
+PAD_ID, UNKNOWN_ID, END_ID = 0, 1, 2
+MODEL_FILE = "sentencepiece.model"
+FACTS_FILE = "metanmt_tokenizer.json"
+
+
+class Tokenizer(Protocol):
+    """Sentences to complete model input and labels, and ids back to sentences."""
+
+    pad_id: int
+    eos_id: int
+    vocabulary_size: int
+
+    def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
+        """Return the encoder's input ids, tags and end mark included."""
+
+    def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
+        """Return the labels, tags and end mark included; the decoder's input is these shifted right."""
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the sentences, special tokens dropped."""
+
+    def forced_bos_id(self, pair: Pair) -> int | None:
+        """Return the id that generation must begin with, or None."""
+
+    def digest(self) -> str:
+        """Return a digest that is equal exactly when two tokenizers give the same ids."""
+
+    def save(self, folder: Path, pair: Pair | None = None) -> None:
+        """Write the tokenizer so that `AutoTokenizer` loads it, set to the languages of `pair`."""
+
+
+def tag(language: str) -> str:
+    """Return the tag that begins a source sentence and names the language to translate into (Johnson et al. 2017)."""
+    return f"<2{language}>"
+
+
+class SentencePieceTokenizer:
+    """One SentencePiece model over all pairs, byte fallback, target-language tags.
+
+    A source is `<2en> pieces </s>`, a target `pieces </s>`. No tag names the source language: a language that was
+    never seen needs no new vocabulary.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.pad_id, self.eos_id = PAD_ID, END_ID
+        self.vocabulary_size: int = self._processor.get_piece_size()
+        self.targets = {
+            piece[2:-1]: index
+            for index in range(END_ID + 1, self.vocabulary_size)
+            if (piece := self._processor.id_to_piece(index)).startswith("<2") and self._processor.is_control(index)
+        }
+
+    def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
+        """Return `[tag, *pieces, end]` for every sentence."""
+        first = self._tag_id(pair)
+        return [[first, *ids, END_ID] for ids in self._processor.encode(list(sentences))]
+
+    def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
+        """Return `[*pieces, end]` for every sentence."""
+        self._tag_id(pair)
+        return [[*ids, END_ID] for ids in self._processor.encode(list(sentences))]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the sentences; ids up to the first end mark count, special tokens are dropped."""
+        return list(self._processor.decode([_pieces_only(sentence) for sentence in ids]))
+
+    def forced_bos_id(self, pair: Pair) -> int | None:
+        """Return None: the tag stands on the source side."""
+        return None
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the SentencePiece model."""
+        return hashlib.sha256(self._model).hexdigest()
+
+    def save(self, folder: Path, pair: Pair | None = None) -> None:
+        """Write both forms. `AutoTokenizer` will tag every source with the target of `pair` (default: the first)."""
+        from transformers import PreTrainedTokenizerFast
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_FILE).write_bytes(self._model)
+        target = pair.target if pair else next(iter(self.targets))
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=_fast_tokenizer(self._model, tag(target), self.targets[target]),
+            pad_token=PAD,
+            unk_token=UNKNOWN,
+            eos_token=END,
+            model_input_names=["input_ids", "attention_mask"],
+            clean_up_tokenization_spaces=False,
+        )
+        fast.save_pretrained(folder)
+        _write_facts(folder, {"kind": "sentencepiece"})
+
+    def _tag_id(self, pair: Pair) -> int:
+        if pair.target not in self.targets:
+            known = ", ".join(self.targets)
+            raise UsageError(
+                f"The model cannot translate into {pair.target!r}; it knows {known}.",
+                "Choose a pair into a language that it knows, or prepare a corpus that has this one as a target.",
+            )
+        return self.targets[pair.target]
+
+
+class PretrainedTokenizer:
+    """The tokenizer of a pretrained checkpoint (NLLB, M2M100, mBART, Marian, T5), by path or hub name.
+
+    Args:
+        name: folder or hub name.
+        codes: the checkpoint's code of each language where it differs from ours, such as fi = "fin_Latn". A language
+            that it never saw is given the code of a related one.
+    """
+
+    def __init__(self, name: str, codes: dict[str, str]) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"No tokenizer can be loaded from {name}: {str(error).splitlines()[0]}",
+                "Give the folder of a checkpoint with its tokenizer, or a hub name while online.",
+            ) from None
+        self.codes = codes
+        self.pad_id, self.eos_id = int(self._tokenizer.pad_token_id), int(self._tokenizer.eos_token_id)
+        self.vocabulary_size = len(self._tokenizer)
+
+    def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
+        """Return the checkpoint's own encoding of sources."""
+        self._set(pair)
+        return [list(ids) for ids in self._tokenizer(list(sentences))["input_ids"]]
+
+    def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
+        """Return the checkpoint's own encoding of targets."""
+        self._set(pair)
+        return [list(ids) for ids in self._tokenizer(text_target=list(sentences))["input_ids"]]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the sentences, special tokens dropped."""
+        return list(self._tokenizer.batch_decode([list(sentence) for sentence in ids], skip_special_tokens=True))
+
+    def forced_bos_id(self, pair: Pair) -> int | None:
+        """Return the id of the target's language code where the model has codes."""
+        if not hasattr(self._tokenizer, "src_lang"):
+            return None
+        self._set(pair)
+        code = self.codes.get(pair.target, pair.target)
+        ids = getattr(self._tokenizer, "lang_code_to_id", None) or {}
+        token = getattr(self._tokenizer, "lang_code_to_token", {}).get(code, code)
+        return int(ids.get(code, self._tokenizer.convert_tokens_to_ids(token)))
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the vocabulary with its ids."""
+        vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items()), ensure_ascii=False)
+        return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+    def save(self, folder: Path, pair: Pair | None = None) -> None:
+        """Write the tokenizer in its own format, with the language codes beside it."""
+        if pair is not None:
+            self._set(pair)
+        self._tokenizer.save_pretrained(folder)
+        _write_facts(folder, {"kind": "pretrained", "codes": self.codes})
+
+    def _set(self, pair: Pair) -> None:
+        if not hasattr(self._tokenizer, "src_lang"):
+            return
+        source, target = (self.codes.get(language, language) for language in (pair.source, pair.target))
+        token_of = getattr(self._tokenizer, "lang_code_to_token", {})
+        for code in (source, target):
+            token = token_of.get(code, code)
+            if self._tokenizer.convert_tokens_to_ids(token) in (None, self._tokenizer.unk_token_id):
+                known = token_of or self._tokenizer.get_added_vocab()
+                raise UsageError(
+                    f"The pretrained tokenizer has no language code {code!r}.",
+                    did_you_mean(code, known) + " Set it under [tokenizer.codes] in the manifest.",
+                )
+        if (self._tokenizer.src_lang, self._tokenizer.tgt_lang) != (source, target):
+            self._tokenizer.src_lang, self._tokenizer.tgt_lang = source, target
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a prepared data folder or checkpoint, ours or a pretrained one.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    facts: dict[str, Any] = {"kind": "pretrained"}
+    if (folder / FACTS_FILE).is_file():
+        try:
+            facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        except ValueError:
+            raise _damaged(folder / FACTS_FILE) from None
+    if facts["kind"] == "pretrained":
+        return PretrainedTokenizer(str(folder), facts.get("codes", {}))
+    try:
+        return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
+    except (OSError, RuntimeError):
+        raise _damaged(folder / MODEL_FILE) from None
+
+
+def train_tokenizer(
+    sentences: Iterable[str], targets: Sequence[str], vocabulary_size: int, character_coverage: float = 1.0
+) -> SentencePieceTokenizer:
+    """Return a unigram SentencePiece model with byte fallback and one tag a target language.
+
+    Args:
+        sentences: a sample, already balanced between languages.
+        targets: languages that are translated into.
+        vocabulary_size: pieces, the 256 bytes and the tags included; fewer if the text does not have so many.
+        character_coverage: share of characters that get a piece of their own; the rest is spelled in bytes.
+
+    Raises:
+        ConfigError: the vocabulary is too small for the characters of the text.
+        CorpusError: no text at all.
+    """
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocabulary_size,
+            character_coverage=character_coverage,
+            byte_fallback=True,
+            control_symbols=[tag(language) for language in targets],
+            normalization_rule_name="nmt_nfkc",
+            pad_id=PAD_ID,
+            unk_id=UNKNOWN_ID,
+            eos_id=END_ID,
+            bos_id=-1,
+            pad_piece=PAD,
+            unk_piece=UNKNOWN,
+            eos_piece=END,
+            hard_vocab_limit=False,
+            num_threads=2,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1] if str(error) else "no reason given"
+        if "vocab" in reason.lower() or "required_chars" in reason:
+            raise ConfigError(
+                f"A vocabulary of {vocabulary_size} does not fit this text: {reason.split('] ')[-1]}",
+                "Change vocabulary_size under [tokenizer] in the manifest as it says.",
+            ) from None
+        raise CorpusError(f"SentencePiece could not be trained: {reason}", "Check that the corpus has text.") from None
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def _fast_tokenizer(model: bytes, source_tag: str, tag_id: int) -> Any:
+    """Return the `tokenizers` twin of a SentencePiece model: same normaliser tables, same pieces and scores."""
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as FastTokenizer
+    from tokenizers.models import Unigram
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    fast = FastTokenizer(Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=UNKNOWN_ID, byte_fallback=True))
+    fast.normalizer = normalizers.Sequence(
+        [
+            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Strip(),
+        ]
+    )
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    fast.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    control = [p.piece for p in proto.pieces if p.type == p.CONTROL]
+    fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in [*control, UNKNOWN]])
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{source_tag} $A {END}",
+        pair=f"{source_tag} $A {END} $B {END}",
+        special_tokens=[(source_tag, tag_id), (END, END_ID)],
+    )
+    return fast
+
+
+def _pieces_only(ids: Sequence[int]) -> list[int]:
+    kept = []
+    for index in ids:
+        if index == END_ID and kept:
+            break
+        if index > END_ID:
+            kept.append(int(index))
+    return kept
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"The tokenizer {path} is missing or damaged.", "Copy the folder again, or make it anew.")

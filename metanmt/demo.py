@@ -1,0 +1,137 @@
+"""`metanmt demo`: the whole road on the embedded corpus.
+
+It only calls the recipes, prints the command that each call stands for, and gathers their results in a table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metanmt.config import ConfigError, load_config
+from metanmt.data.language import Pair
+from metanmt.data.manifest import shipped_manifest
+from metanmt.data.store import TokenStore
+from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
+from metanmt.report import table
+from metanmt.runlog import duration, say
+from metanmt.runtime import refuse_existing
+
+CONFIG = "tiny"
+LEARNERS = ("joint", "fomaml")
+TUNING = ("fine_tune.max_epochs=20", "fine_tune.evaluations=6", "fine_tune.patience=3", "fine_tune.dev_sentences=100")
+EXAMPLES = 3
+
+
+def run(
+    out: Path, *, languages: Sequence[str] = (), budget_words: int = 4000, target_tokens: int | None = None
+) -> dict[str, Any]:
+    """Prepare, meta-train two learners at equal cost, adapt to every unseen language, evaluate.
+
+    Args:
+        out: the demo's folder; it must not exist.
+        languages: unseen languages to use instead of the default four.
+        budget_words: English words to adapt on.
+        target_tokens: cost of each meta-training, if not the configuration's.
+
+    Returns:
+        "rows": a dict a language and arm with its scores; "examples"; "signatures"; "elapsed_seconds".
+    """
+    refuse_existing(out)
+    if budget_words < 1:
+        raise ConfigError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
+    started = time.monotonic()
+    data = out / "data"
+    chosen = f" --languages {','.join(languages)}" if languages else ""
+    _command(f"prepare cldr --out {data}{chosen}")
+    prepare.run(shipped_manifest("cldr"), data, languages=languages)
+    pairs = TokenStore.open(data).pairs("meta-test")
+    runs = {learner: out / f"run-{learner}" for learner in LEARNERS}
+    for learner, folder in runs.items():
+        settings = [f"outer.max_target_tokens={target_tokens}"] if target_tokens else []
+        given = "".join(f" --set {setting}" for setting in settings)
+        _command(f"meta-train {CONFIG} --data {data} --learner {learner} --out {folder}{given}")
+        meta_train.run(load_config(Path(CONFIG), [*settings, f"outer.learner={learner}"]), data, folder)
+    rows = []
+    for pair in pairs:
+        rows += _language(pair, data, out, runs, budget_words)
+    return {
+        "budget_words": budget_words,
+        "cost_target_tokens": load_config(Path(CONFIG)).outer.max_target_tokens if not target_tokens else target_tokens,
+        "rows": rows,
+        "examples": _examples(rows, data),
+        "elapsed_seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _language(
+    pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_words: int
+) -> list[dict[str, Any]]:
+    """Return the rows of one unseen language: zero-shot, from scratch, and adapted from each initialisation."""
+    rows = [_scored(pair, f"{learner}, zero-shot", folder, data) for learner, folder in runs.items()]
+    for arm, init in (("from scratch", fine_tune.SCRATCH), *((f"{name}, adapted", str(runs[name])) for name in runs)):
+        tuned = out / "tuned" / f"{pair}-{arm.replace(', ', '-').replace(' ', '-')}"
+        given = "".join(f" --set {setting}" for setting in TUNING)
+        _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
+        config = load_config(Path(CONFIG), TUNING)
+        fine_tune.run(
+            init, str(pair), tuned, fine_tune.Text(data=data, budget_words=budget_words), config.fine_tune, model=config.model
+        )
+        rows.append(_scored(pair, arm, tuned, data))
+    return rows
+
+
+def _scored(pair: Pair, arm: str, model: Path, data: Path) -> dict[str, Any]:
+    _command(f"evaluate --model {model} --data {data} --pair {pair}")
+    facts = evaluate.run(model=model, pair=str(pair), data=data)
+    return {"pair": str(pair), "arm": arm, **facts}
+
+
+def _examples(rows: Sequence[dict[str, Any]], data: Path) -> list[dict[str, str]]:
+    """Return a few test sentences of every language with the best adapted arm's translation."""
+    examples = []
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        arm = next(row for row in rows if row["pair"] == pair and row["arm"] == f"{LEARNERS[-1]}, adapted")
+        language = Pair.parse(pair)
+        paths = [data / "text" / pair / f"test.{side}" for side in (language.source, language.target)]
+        texts = [path.read_text(encoding="utf-8").split("\n") for path in (*paths, Path(arm["hypotheses"]))]
+        for index in range(EXAMPLES):
+            source, reference, hypothesis = (text[index] for text in texts)
+            examples.append({"pair": pair, "source": source, "hypothesis": hypothesis, "reference": reference})
+    return examples
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """Return the table and the examples for a terminal."""
+    rows = results["rows"]
+    pairs = list(dict.fromkeys(row["pair"] for row in rows))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    by = {(row["pair"], row["arm"]): row["scores"] for row in rows}
+    header = ["BLEU / chrF++", *pairs, "mean"]
+    body = []
+    for arm in arms:
+        cells = [(by[pair, arm]["bleu"]["score"], by[pair, arm]["chrf"]["score"]) for pair in pairs]
+        cells.append(tuple(sum(column) / len(pairs) for column in zip(*cells, strict=True)))  # type: ignore[arg-type]
+        body.append([arm, *(f"{bleu:.1f} / {chrf:.1f}" for bleu, chrf in cells)])
+    scores = rows[0]["scores"]
+    lines = [
+        "",
+        f"Unseen languages, adapted on {results['budget_words']:,} English words; each meta-training cost "
+        f"{results['cost_target_tokens']:,} target tokens; one seed, one draw.",
+        "",
+        table(header, body),
+        "",
+        f"BLEU  {scores['bleu']['signature']}",
+        f"chrF  {scores['chrf']['signature']}",
+        "",
+    ]
+    for example in results["examples"]:
+        lines += [f"{example['pair']}  {example['source']}", f"   ->  {example['hypothesis']}"]
+        lines += [f"  ref  {example['reference']}", ""]
+    return "\n".join([*lines, f"Done in {duration(results['elapsed_seconds'])}."])
+
+
+def _command(arguments: str) -> None:
+    say(f"\n$ metanmt {arguments}")

@@ -1,0 +1,93 @@
+"""What `--help` says: a summary and examples for every command, and the settings from the configuration's own docs."""
+
+from __future__ import annotations
+
+import errno
+
+from metanmt.config import Config, describe
+
+TOP = """\
+Low-resource neural machine translation by meta-learning: meta-train one model on many language pairs, adapt it to a
+pair that has almost no text, measure BLEU.
+
+  metanmt demo                                                      all of it, on the embedded corpus
+  metanmt prepare corpora/cldr.toml --out data                      text to token store
+  metanmt meta-train tiny --data data --out run                     learn the initialisation
+  metanmt fine-tune --init run --data data --pair fi-en --budget 4000 --out tuned
+  metanmt evaluate --model tuned --data data --pair fi-en           BLEU with its signature
+  metanmt translate --model tuned --pair fi-en < in.fi > out.en
+"""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "prepare": (
+        "Turn text into clean splits, a tokenizer and a token store.",
+        """\
+examples:
+  metanmt prepare corpora/cldr.toml --out data
+  metanmt prepare corpora/cldr.toml --languages is,ka,sw --out data-mine     other unseen languages
+  metanmt prepare corpora/europe.toml --root ~/text/europe --out data-europe
+""",
+    ),
+    "meta-train": (
+        "Learn one initialisation from the meta-train pairs.",
+        """\
+examples:
+  metanmt meta-train tiny --data data --out run
+  metanmt meta-train tiny --data data --out run --resume                     after Ctrl-C or a crash
+  metanmt meta-train tiny --data data --out run-joint --learner joint        the baseline at the same cost
+  metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
+
+settings:
+"""
+        + describe(Config, ["model", "inner", "outer", "batch", "validation", "run"]),
+    ),
+    "fine-tune": (
+        "Adapt an initialisation to one pair, from a prepared data folder or from your own files.",
+        """\
+examples:
+  metanmt fine-tune --init run --data data --pair fi-en --budget 4000 --out tuned
+  metanmt fine-tune --init run --pair xx-en --train my.xx my.en --dev dev.xx dev.en --out tuned
+  metanmt fine-tune --init run --pair xx-en --train my.tsv --out tuned       a tenth is held out as dev
+  metanmt fine-tune --init none --data data --pair fi-en --out scratch       from scratch
+
+settings:
+"""
+        + describe(Config, ["fine_tune"])
+        + "\n  run.precision, and for a model from scratch model.size, as in `metanmt meta-train --help`",
+    ),
+    "translate": (
+        "Translate the lines of standard input to standard output.",
+        """\
+examples:
+  metanmt translate --model tuned --pair fi-en < in.fi > out.en
+  echo "3 tuntia sitten" | metanmt translate --model tuned --pair fi-en --beam 1
+""",
+    ),
+    "evaluate": (
+        "Translate a test set and score it: BLEU, chrF++ and TER with signatures and confidence intervals.",
+        """\
+examples:
+  metanmt evaluate --model tuned --data data --pair fi-en --split test
+  metanmt evaluate --model tuned --pair fi-en --source test.fi --reference test.en --json
+""",
+    ),
+    "demo": (
+        "Run the whole road on the embedded corpus and end in a table; every step prints the command that does it.",
+        """\
+examples:
+  metanmt demo
+  metanmt demo --languages is,ka,sw --out my-demo                            languages of your choice
+  metanmt demo --tokens 3000000                                              more meta-training
+""",
+    ),
+}
+
+
+def remedy_for(error: OSError) -> str:
+    """Return what to do about an error of the operating system."""
+    return {
+        errno.ENOSPC: "Free some space, then run the same command again; nothing half-written is left behind.",
+        errno.EACCES: "Check its permissions, or give another path.",
+        errno.ENOENT: "Check the path.",
+        errno.EROFS: "Give a path that can be written to.",
+    }.get(error.errno or 0, "Check the path; --debug shows the traceback.")

@@ -1,0 +1,67 @@
+"""The inner loop: how the fast weights adapt to the support set of an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from metanmt.config import InnerConfig
+from metanmt.data.batch import Batch
+from metanmt.nmt.model import update_weights
+
+ADAM_EPSILON = 1e-8
+
+
+class Backward(Protocol):
+    """Adds the gradient of the mean loss of a logical batch to `.grad`; `nmt.loss.Loss` is one."""
+
+    def backward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean loss, detached."""
+
+
+def adapt(learner: nn.Module, support: Sequence[Batch], inner: InnerConfig, loss: Backward) -> list[Tensor]:
+    """Update the fast weights in place, one step a support batch; return the loss before each step.
+
+    First-order: no graph is kept across the steps, so any kernel and any precision may be used.
+
+    Args:
+        learner: holds phi; on entry equal to the initialisation.
+        support: one logical batch a step; empty for joint training, which leaves the learner as it is.
+        inner: optimiser, rate, and which parameters are fast.
+        loss: what to descend.
+
+    Reference: Finn, Abbeel, Levine 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks".
+    """
+    fast = list(update_weights(learner, inner.update).values()) if support else []
+    losses = []
+    for batch in support:
+        losses.append(loss.backward(learner, batch))
+        step = sign_step if inner.optimizer == "sign" else sgd_step
+        step([weight for weight in fast if weight.grad is not None], inner.learning_rate)
+        learner.zero_grad(set_to_none=True)
+    return losses
+
+
+@torch.no_grad()
+def sgd_step(weights: Sequence[nn.Parameter], learning_rate: float) -> None:
+    """Move weights against their gradient: phi <- phi - alpha g."""
+    torch._foreach_add_(list(weights), [_gradient(weight) for weight in weights], alpha=-learning_rate)
+
+
+@torch.no_grad()
+def sign_step(weights: Sequence[nn.Parameter], learning_rate: float) -> None:
+    """Take the first step of a freshly made Adam, in closed form: phi <- phi - alpha g / (|g| + epsilon).
+
+    With bias correction the first and second moments of one gradient are g and g squared, so that Adam's first step
+    is a sign step, which is what the released code of Gu et al. 2018 does in its inner loop.
+    """
+    steps = [_gradient(weight) / (_gradient(weight).abs() + ADAM_EPSILON) for weight in weights]
+    torch._foreach_add_(list(weights), steps, alpha=-learning_rate)
+
+
+def _gradient(weight: nn.Parameter) -> Tensor:
+    assert weight.grad is not None
+    return weight.grad

@@ -1,0 +1,139 @@
+"""The outer loop: how episodes move the initialisation. One function a learner; joint training is the one without
+an inner loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from metanmt.config import Config, OuterConfig
+from metanmt.data.batch import Batch
+from metanmt.meta.adaptation import Backward, adapt
+from metanmt.meta.task import Episode
+from metanmt.meta.weights import Weights, accumulate, load_weights, trainable_weights
+from metanmt.nmt.model import clip_gradient
+
+
+class OuterGradient(Protocol):
+    """Returns the direction against which the initialisation moves, by parameter name."""
+
+    def __call__(
+        self, initialization: nn.Module, learner: nn.Module, query: Batch | None, loss: Backward
+    ) -> tuple[Weights, Tensor | None]:
+        """Return the gradient and the query loss, if there is one."""
+
+
+def fomaml_gradient(
+    initialization: nn.Module, learner: nn.Module, query: Batch | None, loss: Backward
+) -> tuple[Weights, Tensor | None]:
+    """Return the gradient of the query loss at the fast weights, to be applied to the initialisation.
+
+    Without an inner step the fast weights are the initialisation, and this is the gradient of joint multilingual
+    training: the baseline is the same code.
+
+    Args:
+        initialization: theta; unused, kept so that every outer gradient has one signature.
+        learner: holds the fast weights phi after `adapt`; its `.grad` is overwritten.
+        query: the logical batch to judge phi by.
+        loss: mean loss over the query's target tokens.
+
+    Reference: Finn, Abbeel, Levine 2017, section 5.2 ("first-order approximation").
+    """
+    assert query is not None, "FOMAML needs a query set"
+    learner.zero_grad(set_to_none=True)
+    query_loss = loss.backward(learner, query)
+    gradient = {name: w.grad for name, w in trainable_weights(learner).items() if w.grad is not None}
+    return gradient, query_loss
+
+
+@torch.no_grad()
+def reptile_gradient(
+    initialization: nn.Module, learner: nn.Module, query: Batch | None, loss: Backward
+) -> tuple[Weights, Tensor | None]:
+    """Return the direction from the adapted weights back to the initialisation, theta - phi.
+
+    With one plain SGD inner step this is the inner learning rate times the ordinary gradient, which the tests use.
+
+    Args:
+        initialization: theta, not modified.
+        learner: holds the fast weights phi after `adapt`.
+        query: unused; kept so that every outer gradient has one signature.
+        loss: unused, likewise.
+
+    Reference: Nichol, Achiam, Schulman 2018, "On First-Order Meta-Learning Algorithms".
+    """
+    theta, phi = trainable_weights(initialization), trainable_weights(learner)
+    return dict(zip(theta, torch._foreach_sub(list(theta.values()), list(phi.values())), strict=True)), None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What distinguishes a learner: its outer gradient, whether it adapts, and whether it is judged on a query set."""
+
+    outer_gradient: OuterGradient
+    inner_loop: bool
+    query: bool
+
+
+LEARNERS: dict[str, Learner] = {
+    "joint": Learner(fomaml_gradient, inner_loop=False, query=True),
+    "fomaml": Learner(fomaml_gradient, inner_loop=True, query=True),
+    "reptile": Learner(reptile_gradient, inner_loop=True, query=False),
+}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What an outer step measured; tensors stay on the device until somebody asks."""
+
+    support_losses: list[Tensor]
+    query_losses: list[Tensor]
+    gradient_norm: Tensor
+
+
+def outer_step(
+    initialization: nn.Module,
+    fast_model: nn.Module,
+    episodes: Sequence[Episode],
+    optimizer: torch.optim.Optimizer,
+    learner: Learner,
+    config: Config,
+    loss: Backward,
+) -> StepReport:
+    """Move the initialisation by one meta-batch of episodes, and return the losses on the way."""
+    support_losses: list[Tensor] = []
+    query_losses: list[Tensor] = []
+    optimizer.zero_grad()
+    for episode in episodes:
+        load_weights(fast_model, initialization)  # fast weights start at the initialisation
+        support_losses += adapt(fast_model, episode.support, config.inner, loss)
+        gradient, query_loss = learner.outer_gradient(initialization, fast_model, episode.query, loss)
+        accumulate(initialization, gradient, scale=1 / len(episodes))
+        query_losses += [] if query_loss is None else [query_loss]
+    norm = clip_gradient(initialization.parameters(), config.outer.clip_norm)
+    optimizer.step()
+    return StepReport(support_losses, query_losses, norm)
+
+
+def learning_rate(outer: OuterConfig, step: int, share_done: float) -> float:
+    """Return the outer learning rate of a step: linear warm-up, then the decay of the schedule.
+
+    Args:
+        outer: peak rate, warm-up and schedule.
+        step: outer steps done before this one.
+        share_done: share of the run's cost that is spent, 0 to 1; linear and cosine decay follow it, so that runs of
+            equal cost decay alike however many steps they take.
+    """
+    warmup = min(1.0, (step + 1) / max(1, outer.warmup_steps))
+    decay = {
+        "constant": 1.0,
+        "linear": max(0.0, 1 - share_done),
+        "cosine": 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, share_done) * torch.pi)))),
+        "inverse-sqrt": (max(1, outer.warmup_steps) / max(step + 1, outer.warmup_steps, 1)) ** 0.5,
+    }[outer.schedule]
+    return outer.learning_rate * warmup * decay

@@ -1,0 +1,90 @@
+"""Meta-validation: adapt to the meta-dev pair as a user would adapt to theirs, then score.
+
+The checkpoint of a run is chosen by the score after adaptation, in every learner alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from metanmt.config import Config
+from metanmt.data.store import TokenStore
+from metanmt.data.tokenizer import Tokenizer
+from metanmt.errors import CorpusError
+from metanmt.meta.weights import load_weights
+from metanmt.nmt.tuning import Evaluation, fine_tune
+
+DRAW = 1  # the support draw is the same at every meta-validation and for every learner
+
+
+class MetaValidation:
+    """Adapts a scratch copy of the initialisation to the meta-dev pairs of a store.
+
+    Raises:
+        CorpusError: the store has no meta-dev pair with a train and a dev set.
+    """
+
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config) -> None:
+        self.tokenizer, self.config = tokenizer, config
+        settings = config.validation
+        self.pairs = [
+            (pair, store.bitext(pair, "train").draw(settings.budget, DRAW), store.bitext(pair, "dev"))
+            for pair in store.pairs("meta-dev")
+        ]
+        if not self.pairs:
+            raise CorpusError(
+                f"{store.folder} has no meta-dev pair to choose a checkpoint by.",
+                'Give role = "meta-dev" to one pair of the manifest and prepare again.',
+            )
+        self.fine_tune = replace(
+            config.fine_tune,
+            update="all",
+            min_updates=settings.updates,
+            max_updates=settings.updates,
+            evaluations=1,
+            dev_sentences=settings.sentences,
+            metric="chrf" if settings.metric == "loss" else settings.metric,
+        )
+
+    def __call__(self, learner: PreTrainedModel, initialization: nn.Module) -> dict[str, Any]:
+        """Return the scores before and after adaptation, averaged over the meta-dev pairs, and `value` to choose by.
+
+        Args:
+            learner: overwritten; the scratch copy that the run owns anyway.
+            initialization: not modified.
+        """
+        before: list[Evaluation] = []
+        after: list[Evaluation] = []
+        dropout = self.config.model.dropout
+        for pair, train, dev in self.pairs:
+            load_weights(learner, initialization)
+            report = fine_tune(
+                learner,
+                self.tokenizer,
+                pair,
+                train,
+                dev,
+                self.fine_tune,
+                seed=DRAW,
+                micro_tokens=self.config.batch.micro_tokens,
+                precision=self.config.run.precision,
+                label=f"meta-validation {pair}",
+            )
+            before.append(report.history[0])
+            after.append(report.history[-1])
+        from metanmt.nmt.model import set_dropout
+
+        set_dropout(learner, dropout)
+        learner.train()
+        mean_before, mean_after = _mean(before), _mean(after)
+        value = sum(item.value(self.config.validation.metric) for item in after) / len(after)
+        return {"zero_shot": mean_before, "adapted": mean_after, "value": value}
+
+
+def _mean(evaluations: list[Evaluation]) -> dict[str, float]:
+    rows = [asdict(item) for item in evaluations]
+    return {key: sum(row[key] for row in rows) / len(rows) for key in ("loss", "bleu", "chrf")}

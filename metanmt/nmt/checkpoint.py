@@ -1,0 +1,64 @@
+"""Checkpoints: ordinary Hugging Face folders, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from metanmt.data.language import Pair
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
+from metanmt.errors import CheckpointError
+from metanmt.nmt.model import check_vocabulary, load_model
+
+
+def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None) -> None:
+    """Write model and tokenizer so that plain `transformers` loads and translates with them.
+
+    Args:
+        folder: an existing or new folder, normally a temporary one that is renamed afterwards.
+        model: saved in float32 safetensors.
+        tokenizer: saved beside it, set to the languages of `pair`.
+        pair: which pair a plain `AutoTokenizer` is to translate; its forced first token goes into the
+            generation configuration.
+    """
+    if pair is not None:
+        model.generation_config.forced_bos_token_id = tokenizer.forced_bos_id(pair)
+    model.save_pretrained(folder)
+    tokenizer.save(folder, pair)
+
+
+def load_checkpoint(path: Path) -> tuple[PreTrainedModel, Tokenizer]:
+    """Return model (evaluation mode, CPU) and tokenizer of a checkpoint, or of the best one of a run.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or the tokenizer does not belong to the model.
+    """
+    folder = checkpoint_folder(path)
+    model = load_model(str(folder))
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(model, tokenizer, str(folder))
+    return model.eval(), tokenizer
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """Return the folder with the model: `path` itself, or `path/best` if it is a meta-training run."""
+    for folder in (path, path / "best"):
+        if (folder / "config.json").is_file():
+            return folder
+    if (path / "config.toml").is_file():
+        raise CheckpointError(
+            f"The run {path} has no checkpoint yet.", f"Let it reach its first one: metanmt meta-train ... --resume --out {path}"
+        )
+    raise CheckpointError(
+        f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
+    )
+
+
+def check_tokenizer(tokenizer: Tokenizer, digest: str, checkpoint: str, data: Path) -> None:
+    """Raise a CheckpointError if a checkpoint and a data folder have different tokenizers."""
+    if tokenizer.digest() != digest:
+        raise CheckpointError(
+            f"{data} was prepared with another tokenizer than that of {checkpoint}.",
+            "Use the data folder that the run was trained on, or give your text by --train.",
+        )

@@ -1,0 +1,192 @@
+"""Fine-tuning on one pair with low-resource defaults: warm-up and decay, early stopping on dev, best weights kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from metanmt.config import FineTuneConfig
+from metanmt.data.batch import Batch, epoch, make_batch
+from metanmt.data.language import Pair
+from metanmt.data.store import Bitext
+from metanmt.data.tokenizer import Tokenizer
+from metanmt.errors import CorpusError
+from metanmt.nmt.loss import Loss
+from metanmt.nmt.model import clip_gradient, move_only, set_dropout
+from metanmt.nmt.score import quick_scores
+from metanmt.nmt.translate import translate_ids
+from metanmt.runlog import Progress
+from metanmt.runtime import seed_torch
+
+SMALLEST_DEV, LARGEST_DEV = 10, 300
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on the dev set after some updates; update 0 is the unadapted model."""
+
+    update: int
+    loss: float
+    bleu: float
+    chrf: float
+
+    def value(self, metric: str) -> float:
+        """Return the score in which more is better."""
+        return -self.loss if metric == "loss" else float(getattr(self, metric))
+
+
+@dataclass
+class TuningReport:
+    """What a fine-tuning did and cost."""
+
+    best: Evaluation
+    history: list[Evaluation] = field(default_factory=list)
+    updates: int = 0
+    target_tokens: int = 0
+    sentences: int = 0
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+
+def hold_out(bitext: Bitext, seed: int) -> tuple[Bitext, Bitext]:
+    """Return (train, dev): a tenth of the text, between 10 and 300 pairs, held out where a user gave no dev set.
+
+    Raises:
+        CorpusError: too few sentences to hold any out.
+    """
+    if len(bitext) < 2 * SMALLEST_DEV:
+        raise CorpusError(
+            f"{len(bitext)} sentence pairs are too few to adapt on and to choose by.",
+            f"Give at least {2 * SMALLEST_DEV} pairs, or a dev set by --dev.",
+        )
+    count = min(LARGEST_DEV, max(SMALLEST_DEV, len(bitext) // 10))
+    order = np.random.default_rng([seed, 11]).permutation(len(bitext))
+    return bitext.take(np.sort(order[count:])), bitext.take(np.sort(order[:count]))
+
+
+def evaluate_dev(
+    model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair, dev: Bitext, update: int, loss: Loss, metric: str
+) -> Evaluation:
+    """Return loss, and BLEU and chrF++ of greedy translations, on a tokenised dev set.
+
+    The references are decoded from their tokens, so that nothing but the token store is needed; these scores choose
+    weights and are never reported as results. With metric "loss" nothing is translated and the scores are 0.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        batch = make_batch(dev, np.arange(len(dev)), 4_000, tokenizer.pad_id)
+        total = sum(float(loss.summed(model, part.to(model.device))) for part in batch)
+    scores = {"bleu": 0.0, "chrf": 0.0}
+    if metric != "loss":
+        sources = [dev.source.sentence(index).tolist() for index in range(len(dev))]
+        outputs = translate_ids(model, sources, beam=1, forced_bos_id=tokenizer.forced_bos_id(pair))
+        references = tokenizer.decode([dev.target.sentence(index).tolist() for index in range(len(dev))])
+        scores = quick_scores(tokenizer.decode(outputs), references)
+    model.train(was_training)
+    return Evaluation(update, total / batch.target_tokens, scores["bleu"], scores["chrf"])
+
+
+def planned_updates(train: Bitext, config: FineTuneConfig) -> int:
+    """Return the updates of a whole fine-tuning, early stopping aside."""
+    per_epoch = math.ceil(int(train.target.offsets[-1]) / config.max_tokens)
+    return min(config.max_updates, max(config.min_updates, per_epoch * config.max_epochs))
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    pair: Pair,
+    train: Bitext,
+    dev: Bitext,
+    config: FineTuneConfig,
+    *,
+    seed: int,
+    micro_tokens: int = 4_000,
+    precision: str = "auto",
+    label: str = "fine-tuning",
+    stop: Callable[[], bool] = lambda: False,
+) -> TuningReport:
+    """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
+
+    Args:
+        model: on its device; in evaluation mode afterwards, every parameter trainable again.
+        tokenizer: for the dev references.
+        pair: which pair.
+        train: what to adapt on.
+        dev: what to choose by; at most `config.dev_sentences` of it are used.
+        config: rates, updates, strategy.
+        seed: order of batches and dropout.
+        micro_tokens: padded tokens of a forward-backward pass.
+        precision: see `runtime.autocast`.
+        label: for the progress bar.
+        stop: asked after every update; when it says so, the best weights so far are kept.
+    """
+    dev = dev.head(config.dev_sentences)
+    loss = Loss(config.label_smoothing, precision)
+    judge = Loss(0.0, precision)
+    moving = move_only(model, config.update)
+    set_dropout(model, config.dropout)
+    optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    total = planned_updates(train, config)
+    between = max(1, round(total / config.evaluations))
+    best = evaluate_dev(model, tokenizer, pair, dev, 0, judge, config.metric)
+    report = TuningReport(best, [best], sentences=len(train))
+    best_weights = [weight.detach().clone() for weight in moving]
+    with Progress(label, total, "updates") as progress:
+        for update, batch in enumerate(_batches(train, total, config, micro_tokens, tokenizer.pad_id, seed), start=1):
+            seed_torch(seed, update)
+            model.train()
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(config, update, total)
+            optimizer.zero_grad()
+            loss.backward(model, batch)
+            clip_gradient(moving, config.clip_norm)
+            optimizer.step()
+            report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
+            if update % between == 0 or update == total:
+                now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
+                report.history.append(now)
+                if now.value(config.metric) > report.best.value(config.metric):
+                    report.best = now
+                    torch._foreach_copy_(best_weights, [weight.detach() for weight in moving])
+                elif len(report.history) - 1 - report.history.index(report.best) >= config.patience:
+                    break
+            progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
+            if stop():
+                report.interrupted = True
+                break
+    with torch.no_grad():
+        torch._foreach_copy_(moving, best_weights)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+        parameter.grad = None
+    model.eval()
+    return report
+
+
+def _batches(
+    train: Bitext, total: int, config: FineTuneConfig, micro_tokens: int, pad_id: int, seed: int
+) -> Iterator[Batch]:
+    done, number = 0, 0
+    while done < total:
+        for batch in epoch(train, config.max_tokens, micro_tokens, pad_id, (seed, 13, number)):
+            if done == total:
+                return
+            yield batch
+            done += 1
+        number += 1
+
+
+def _learning_rate(config: FineTuneConfig, update: int, total: int) -> float:
+    warmup = max(1.0, config.warmup_share * total)
+    return config.learning_rate * min(update / warmup, max(0.0, (total - update + 1) / max(1.0, total - warmup)), 1.0)

@@ -1,0 +1,193 @@
+"""`metanmt fine-tune`: adapt an initialisation to one pair."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from metanmt.config import FineTuneConfig, ModelConfig
+from metanmt.data.cleaning import CleaningRules, clean
+from metanmt.data.language import Pair
+from metanmt.data.leakage import normalized
+from metanmt.data.sources import detect_source, read_pairs
+from metanmt.data.store import Bitext, Side, TokenStore
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.errors import CorpusError, UsageError
+from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, save_checkpoint
+from metanmt.nmt.model import make_model
+from metanmt.nmt.tuning import fine_tune, hold_out
+from metanmt.runlog import say
+from metanmt.runtime import (
+    Interruption,
+    device,
+    new_folder,
+    peak_memory_bytes,
+    refuse_existing,
+    seed_torch,
+    versions,
+    write_json,
+)
+
+SCRATCH = "none"
+MAX_SENTENCE_TOKENS = 400
+OWN_VOCABULARY = 2_000
+SentencePairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where the text of a fine-tuning comes from: sets of a data folder, or a user's own files."""
+
+    data: Path | None = None
+    train_set: str = "train"
+    dev_set: str = "dev"
+    budget_words: int | None = None
+    train_files: Sequence[Path] = ()
+    dev_files: Sequence[Path] = ()
+
+
+def run(
+    init: str,
+    pair_name: str,
+    out: Path,
+    text: Text,
+    config: FineTuneConfig,
+    *,
+    model: ModelConfig | None = None,
+    seed: int = 1,
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Adapt, write the checkpoint with `fine_tune.json` beside it, and return what is in that file.
+
+    Args:
+        init: a run or checkpoint to start from, or "none" to train from scratch.
+        pair_name: such as "fi-en".
+        out: the new checkpoint's folder; it appears only when it is complete.
+        text: what to adapt on and to choose by.
+        config: rates, updates, strategy.
+        model: dimensions, for a model from scratch.
+        seed: of the budget's draw, the order of batches, dropout, and a model from scratch.
+        precision: see `runtime.autocast`.
+        overwrite: replace an existing folder.
+    """
+    started = time.monotonic()
+    pair = Pair.parse(pair_name)
+    refuse_existing(out, overwrite=overwrite)
+    if bool(text.data) == bool(text.train_files):
+        raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
+    network, tokenizer, train, dev, drawn = _prepared(init, pair, text, model or ModelConfig(), seed)
+    say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
+    with Interruption() as interruption:
+        report = fine_tune(
+            network.to(device()),
+            tokenizer,
+            pair,
+            train,
+            dev,
+            config,
+            seed=seed,
+            precision=precision,
+            label=f"fine-tune {pair}",
+            stop=lambda: interruption.requested,
+        )
+    facts = {
+        "pair": str(pair),
+        "init": init,
+        "data": str(text.data or ", ".join(map(str, text.train_files))),
+        **drawn,
+        "train_words": int(train.target_words.sum()),
+        "dev_sentences": min(len(dev), config.dev_sentences),
+        "seed": seed,
+        **report.to_json(),
+        "config": asdict(config),
+        "elapsed_seconds": round(time.monotonic() - started, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+    }
+    with new_folder(out, overwrite=overwrite) as folder:
+        save_checkpoint(folder, network, tokenizer, pair)
+        write_json(folder / "fine_tune.json", facts)
+    return {"model": str(out), **facts}
+
+
+def _prepared(
+    init: str, pair: Pair, text: Text, model: ModelConfig, seed: int
+) -> tuple[PreTrainedModel, Tokenizer, Bitext, Bitext, dict[str, Any]]:
+    """Return model, tokenizer, train, dev, and what was drawn or dropped."""
+    store = TokenStore.open(text.data) if text.data else None
+    facts: dict[str, Any] = {}
+    own = _own_files(pair, text, facts)
+    if init == SCRATCH:
+        tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])
+        seed_torch(seed)
+        network = make_model(model, tokenizer)
+    else:
+        network, tokenizer = load_checkpoint(Path(init))
+    if store is not None:
+        check_tokenizer(tokenizer, store.digest, init, store.folder)
+        train = store.bitext(pair, text.train_set)
+        dev = store.bitext(pair, text.dev_set) if text.dev_set in store.sets(pair) else None
+        facts |= {"train_set": text.train_set, "dev_set": text.dev_set}
+    else:
+        train = tokenized(tokenizer, own["train"], pair)
+        dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
+    if text.budget_words is not None:
+        if text.budget_words < 1:
+            raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
+        train = train.draw(text.budget_words, seed)
+        facts["budget_words"] = text.budget_words
+    usable = train.shorter_than(MAX_SENTENCE_TOKENS)
+    train = train.take(usable) if len(usable) < len(train) else train
+    if dev is None:
+        train, dev = hold_out(train, seed)
+        say(f"No dev set: {len(dev)} sentence pairs are held out to choose by")
+    if not len(train):
+        raise CorpusError(f"{pair} has no usable sentence pair to adapt on.", "Give more, or shorter, sentences.")
+    return network, tokenizer, train, dev, facts
+
+
+def _own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, SentencePairs]:
+    """Return the cleaned pairs of a user's files; a train sentence that occurs in dev is dropped."""
+    dropped: Counter[str] = Counter()
+    rules = CleaningRules()
+    own: dict[str, SentencePairs] = {"train": [], "dev": []}
+    for name, files in (("dev", text.dev_files), ("train", text.train_files)):
+        if files:
+            own[name] = list(clean(read_pairs(detect_source(files, pair), pair), rules, dropped))
+            if not own[name]:
+                raise CorpusError(
+                    f"No sentence pair is left of {', '.join(map(str, files))} after cleaning ({dict(dropped)}).",
+                    "Check that both sides hold text, line by line.",
+                )
+    held_out = {normalized(sentence) for sentences in own["dev"] for sentence in sentences}
+    kept = [item for item in own["train"] if not {normalized(side) for side in item} & held_out]
+    if len(kept) < len(own["train"]):
+        dropped["also in dev"] = len(own["train"]) - len(kept)
+        own["train"] = kept
+    if dropped:
+        facts["dropped"] = dict(dropped)
+        say("Dropped: " + ", ".join(f"{count:,} {rule}" for rule, count in dropped.items()))
+    return own
+
+
+def _own_tokenizer(pair: Pair, sentences: SentencePairs) -> Tokenizer:
+    say(f"From scratch: learning a vocabulary of at most {OWN_VOCABULARY:,} pieces from the training text")
+    return train_tokenizer((side for item in sentences for side in item), [pair.target], OWN_VOCABULARY, 0.9995)
+
+
+def tokenized(tokenizer: Tokenizer, sentences: SentencePairs, pair: Pair) -> Bitext:
+    """Return sentence pairs as ids in memory."""
+    source, target = ([item[side] for item in sentences] for side in (0, 1))
+    return Bitext(
+        Side.of(tokenizer.encode_source(source, pair)),
+        Side.of(tokenizer.encode_target(target, pair)),
+        np.array([len(sentence.split()) for sentence in target]),
+    )

@@ -1,0 +1,133 @@
+"""`metanmt prepare`: text -> clean splits -> tokenizer -> token store."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from metanmt.data.corpus import CorpusReport, write_corpus
+from metanmt.data.language import Pair
+from metanmt.data.manifest import Manifest, load_manifest
+from metanmt.data.sources import read_lines
+from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, write_bitext
+from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, train_tokenizer
+from metanmt.errors import ConfigError
+from metanmt.runlog import Progress, say
+from metanmt.runtime import new_folder, peak_memory_bytes, versions, write_json
+
+
+def run(
+    manifest_path: Path,
+    out: Path,
+    *,
+    root: Path | None = None,
+    languages: Sequence[str] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Prepare a collection and return the facts that are written to `out/data.json`.
+
+    Args:
+        manifest_path: the collection's manifest.
+        out: the data folder; it appears only when everything in it is complete.
+        root: where the manifest's relative paths start, if not where it says.
+        languages: replace the meta-test languages of an embedded collection by these.
+        overwrite: replace an existing data folder.
+    """
+    started = time.monotonic()
+    manifest = load_manifest(manifest_path, root=root, languages=languages)
+    with new_folder(out, overwrite=overwrite) as folder:
+        report = write_corpus(manifest, folder)
+        tokenizer = _tokenizer(manifest, report, folder)
+        tokenizer.save(folder / "tokenizer")
+        sets = _write_tokens(manifest, report, tokenizer, folder)
+        facts = {
+            "format": FORMAT,
+            "name": manifest.name,
+            "tokenizer_digest": tokenizer.digest(),
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "pairs": {str(item.pair): {"role": item.role, "sets": sets[str(item.pair)]} for item in manifest.pairs},
+            "report": report.to_json(),
+            "elapsed_seconds": round(time.monotonic() - started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "versions": versions(),
+        }
+        write_json(folder / FACTS_FILE, facts)
+    return {**facts, "table": report.rows()}
+
+
+def _tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokenizer:
+    settings = manifest.tokenizer
+    if settings.pretrained:
+        return PretrainedTokenizer(settings.pretrained, dict(settings.codes))
+    targets = list(dict.fromkeys(item.pair.target for item in manifest.pairs))
+    sample = list(_sample(manifest, report, folder))
+    say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from {len(sample):,} sentences")
+    return train_tokenizer(sample, targets, settings.vocabulary_size, settings.character_coverage)
+
+
+def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[str]:
+    """Yield sentences of both sides, balanced between pairs: n sentences count as n to the 1/temperature.
+
+    A pair's share is drawn line by line with one probability, so that nothing is held in memory; a small pair whose
+    share exceeds its text is repeated.
+    """
+    settings = manifest.tokenizer
+    kept = {
+        (item.pair, name): report.kept(item.pair, name)
+        for item in manifest.pairs
+        for name in item.sets
+        if name.startswith("train") and report.kept(item.pair, name)
+    }
+    sizes = {pair: sum(n for (other, _), n in kept.items() if other == pair) for pair, _ in kept}
+    weights = {pair: size ** (1 / settings.temperature) for pair, size in sizes.items()}
+    total = sum(weights.values())
+    wanted = min(settings.sample_sentences / 2, sum(sizes.values()))
+    for (pair, name), _ in kept.items():
+        rate = wanted * weights[pair] / total / sizes[pair]
+        rng = random.Random(f"tokenizer {pair} {name}")
+        for source, target in zip(*_sides(folder, pair, name), strict=True):
+            for _ in range(int(rate) + (rng.random() < rate % 1)):
+                yield source
+                yield target
+
+
+def _write_tokens(
+    manifest: Manifest, report: CorpusReport, tokenizer: Tokenizer, folder: Path
+) -> dict[str, dict[str, dict[str, int]]]:
+    total = sum(report.kept(item.pair, name) for item in manifest.pairs for name in item.sets)
+    sizes: dict[str, dict[str, dict[str, int]]] = {}
+    with Progress("encoding", total, "sentences") as progress:
+        for item in manifest.pairs:
+            sizes[str(item.pair)] = {}
+            for name in item.sets:
+                if report.kept(item.pair, name):
+                    chunks = _encoded(tokenizer, folder, item.pair, name, progress)
+                    where = folder / "tokens" / str(item.pair)
+                    sizes[str(item.pair)][name] = write_bitext(where, name, chunks, tokenizer.vocabulary_size)
+            if not sizes[str(item.pair)]:
+                raise ConfigError(f"{item.pair} has no text at all.", "Give it a train set in the manifest.")
+    return sizes
+
+
+def _encoded(
+    tokenizer: Tokenizer, folder: Path, pair: Pair, name: str, progress: Progress
+) -> Iterator[tuple[list[list[int]], list[list[int]], list[int]]]:
+    sides = [_chunks(lines) for lines in _sides(folder, pair, name)]
+    for source, target in zip(*sides, strict=True):
+        words = [len(sentence.split()) for sentence in target]
+        yield tokenizer.encode_source(source, pair), tokenizer.encode_target(target, pair), words
+        progress.advance(len(source), f"{pair} {name}")
+
+
+def _sides(folder: Path, pair: Pair, name: str) -> list[Iterator[str]]:
+    return [read_lines(folder / "text" / str(pair) / f"{name}.{side}") for side in (pair.source, pair.target)]
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while chunk := list(islice(iterator, ENCODE_LINES)):
+        yield chunk

@@ -1,0 +1,149 @@
+"""The machine: device, precision, random state, interruption, files that are never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from metanmt.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(precision: str, where: torch.device) -> AbstractContextManager[Any]:
+    """Return the context for forward passes; weights, gradients and loss stay in float32 either way.
+
+    "auto" is bfloat16 on hardware that multiplies in it (GPUs, and CPUs with AVX512-BF16 or AMX, where it is about
+    twice as fast), else float32.
+    """
+    import torch
+
+    if precision == "auto":
+        if where.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        precision = "bfloat16" if fast else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(where.type, dtype=torch.bfloat16)
+
+
+def seed_torch(*entropy: int) -> None:
+    """Seed torch from a tuple such as (seed, step), so that no random state has to be saved with a run."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size of this process so far; on a GPU its allocated device memory."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            return int(torch.cuda.max_memory_allocated())
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a figure depends on."""
+    from importlib.metadata import version
+
+    names = ("metanmt", "torch", "transformers", "sentencepiece", "sacrebleu", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+class Interruption:
+    """A context in which Ctrl-C and SIGTERM only set `requested`, so that the step in hand is finished and saved.
+
+    A second Ctrl-C ends the program at once.
+    """
+
+    requested = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __enter__(self) -> Interruption:
+        self._previous = {kind: signal.signal(kind, self._handle) for kind in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for kind, handler in self._previous.items():
+            signal.signal(kind, handler)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the new one, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by `write_text`, indented for a person."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends well, and is removed when it does not.
+
+    Raises:
+        UsageError: `path` exists and is not empty, and `overwrite` is not given.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_folder(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
+    """Raise a UsageError if the output folder exists with something in it, so that no result is overwritten."""
+    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
+        raise UsageError(f"{path} exists already.", "Give another --out, or --overwrite to replace it.")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush every file below a folder to the disk, so that a rename after it never shows a half-written one."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,104 @@
+"""The shape of the program: imports run one way, files and functions stay short, help answers at once."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "metanmt"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# From the outermost layer to the innermost. A module imports its own layer and those after it, nothing before it.
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"demo"},
+    {"recipes"},
+    {"meta"},
+    {"nmt"},
+    {"data"},
+    {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
+)
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo")
+HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def layer_of(part: str) -> int:
+    """Return the layer of a first-level module or package of metanmt."""
+    for rank, names in enumerate(LAYERS):
+        if part in names:
+            return rank
+    raise AssertionError(f"metanmt.{part} has no layer; give it one in tests/test_structure.py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the dotted names below metanmt that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("metanmt.") for name in found if name.startswith("metanmt.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts
+    for module in imported_modules(path):
+        parts = module.split(".")
+        if parts[0] == "__version__":
+            continue
+        assert layer_of(parts[0]) >= layer_of(own[0]), f"{name_of(path)} imports metanmt.{module}"
+        if own[0] == parts[0] == "recipes":
+            raise AssertionError(f"{name_of(path)} imports another recipe: metanmt.{module}")
+
+
+def test_the_innermost_modules_import_no_package() -> None:
+    for path in PACKAGE.glob("*.py"):
+        if layer_of(path.stem) == len(LAYERS) - 1:
+            packages = {module.split(".")[0] for module in imported_modules(path)} & {"recipes", "meta", "nmt", "data"}
+            assert not packages, f"{name_of(path)} imports {packages}"
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 350, f"{name_of(path)} is over 350 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= 80, f"{name_of(path)}: {node.name} has {length} lines"
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    for path in FILES:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name_of(path)} has no docstring"
+        assert path.name not in {"utils.py", "helpers.py", "common.py", "misc.py"}
+
+
+@pytest.mark.parametrize("arguments", [[], *([command] for command in COMMANDS)], ids=lambda words: " ".join(words))
+def test_help_answers_at_once(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from metanmt.cli import main\n"
+        "try:\n"
+        "    code = main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n"
+        "    code = stop.code\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "sys.exit(f'help imported {heavy}' if heavy else code)\n"
+    )
+    command = [sys.executable, "-c", program, *arguments, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "usage" in result.stdout.lower()
