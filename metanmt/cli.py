@@ -218,7 +218,9 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--source", type=Path, metavar="FILE", help="your own source sentences")
     sub.add_argument("--reference", type=Path, metavar="FILE", help="your own reference translations")
     sub.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the interval; 0: none")
-    sub.add_argument("--out", type=Path, metavar="FOLDER", help="where hypotheses and scores go (default: in the model)")
+    sub.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where hypotheses and scores go (default: in the model)"
+    )
     sub.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -275,8 +277,12 @@ def _model_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", type=Path, required=True, metavar="TUNED", help="a checkpoint, or a run")
     _pair_argument(sub)
     sub.add_argument("--beam", type=int, default=5, metavar="N", help="beam size; 1 is greedy (default: 5)")
-    sub.add_argument("--length-penalty", type=float, default=1.0, metavar="X", help="above 1 favours longer (default: 1)")
-    sub.add_argument("--batch-tokens", type=int, default=4000, metavar="N", help="source tokens a batch: memory, not result")
+    sub.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="X", help="above 1 favours longer (default: 1)"
+    )
+    sub.add_argument(
+        "--batch-tokens", type=int, default=4000, metavar="N", help="source tokens a batch: memory, not result"
+    )
 
 
 def _set_argument(sub: argparse.ArgumentParser) -> None:

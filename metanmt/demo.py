@@ -66,9 +66,7 @@ def run(
     }
 
 
-def _language(
-    pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_words: int
-) -> list[dict[str, Any]]:
+def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_words: int) -> list[dict[str, Any]]:
     """Return the rows of one unseen language: zero-shot, from scratch, and adapted from each initialisation."""
     rows = [_scored(pair, f"{learner}, zero-shot", folder, data) for learner, folder in runs.items()]
     for arm, init in (("from scratch", fine_tune.SCRATCH), *((f"{name}, adapted", str(runs[name])) for name in runs)):
@@ -77,7 +75,12 @@ def _language(
         _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
         config = load_config(Path(CONFIG), TUNING)
         fine_tune.run(
-            init, str(pair), tuned, fine_tune.Text(data=data, budget_words=budget_words), config.fine_tune, model=config.model
+            init,
+            str(pair),
+            tuned,
+            fine_tune.Text(data=data, budget_words=budget_words),
+            config.fine_tune,
+            model=config.model,
         )
         rows.append(_scored(pair, arm, tuned, data))
     return rows

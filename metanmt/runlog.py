@@ -46,7 +46,13 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                desc=label, total=total, unit=" " + unit, initial=initial, unit_scale=True, leave=False, dynamic_ncols=True
+                desc=label,
+                total=total,
+                unit=" " + unit,
+                initial=initial,
+                unit_scale=True,
+                leave=False,
+                dynamic_ncols=True,
             )
 
     def advance(self, units: float, note: str = "") -> None:

@@ -103,9 +103,7 @@ def deal(bitext: Bitext, indices: Indices, hands: int, rng: np.random.Generator)
     return np.split(indices, cuts)
 
 
-def epoch(
-    bitext: Bitext, max_tokens: int, micro_tokens: int, pad_id: int, seed: tuple[int, ...]
-) -> Iterator[Batch]:
+def epoch(bitext: Bitext, max_tokens: int, micro_tokens: int, pad_id: int, seed: tuple[int, ...]) -> Iterator[Batch]:
     """Yield the batches of one epoch: a seeded shuffle cut into equal logical batches of at most `max_tokens`.
 
     No length sorting across batches: a low-resource corpus has few of them, and each should look like the whole. The

@@ -166,7 +166,9 @@ class TokenStore:
         try:
             arrays = [np.load(folder / f"{name}.{part}.npy", mmap_mode="r") for part in PARTS]
         except (OSError, ValueError):
-            raise DataError(f"The tokens of {pair} {name} in {self.folder} are damaged.", "Run `prepare` again.") from None
+            raise DataError(
+                f"The tokens of {pair} {name} in {self.folder} are damaged.", "Run `prepare` again."
+            ) from None
         bitext = Bitext(Side(arrays[0], arrays[1]), Side(arrays[2], arrays[3]), arrays[4])
         if not (bitext.source.offsets[-1] == len(arrays[0]) and bitext.target.offsets[-1] == len(arrays[2])):
             raise DataError(f"The tokens of {pair} {name} in {self.folder} are damaged.", "Run `prepare` again.")

@@ -76,14 +76,18 @@ class Run:
             write_json(folder / "run.json", {"tokenizer_digest": digest, "versions": versions()})
             return run
         if not (folder / "last").exists():
-            raise UsageError(f"{folder} has no checkpoint to resume from.", "Start it without --resume, in a new folder.")
+            raise UsageError(
+                f"{folder} has no checkpoint to resume from.", "Start it without --resume, in a new folder."
+            )
         if load_config(folder / "config.toml") != config:
             raise UsageError(
                 f"The configuration differs from that of the run {folder}.",
                 f"Resume with the same one: {folder / 'config.toml'}.",
             )
         if json.loads((folder / "run.json").read_text(encoding="utf-8"))["tokenizer_digest"] != digest:
-            raise CheckpointError(f"The run {folder} was trained on other data.", "Give the --data it was started with.")
+            raise CheckpointError(
+                f"The run {folder} was trained on other data.", "Give the --data it was started with."
+            )
         return run
 
     def log(self, metrics: dict[str, Any]) -> None:
@@ -100,7 +104,12 @@ class Run:
                 self._board.add_scalar(name, value, metrics["step"])
 
     def save(
-        self, state: RunState, model: PreTrainedModel, optimizer: torch.optim.Optimizer, tokenizer: Tokenizer, pair: Pair
+        self,
+        state: RunState,
+        model: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        tokenizer: Tokenizer,
+        pair: Pair,
     ) -> None:
         """Write a checkpoint; keep it, the best one, and no other."""
         name = f"step-{state.step:08d}"

@@ -48,7 +48,8 @@ def checkpoint_folder(path: Path) -> Path:
             return folder
     if (path / "config.toml").is_file():
         raise CheckpointError(
-            f"The run {path} has no checkpoint yet.", f"Let it reach its first one: metanmt meta-train ... --resume --out {path}"
+            f"The run {path} has no checkpoint yet.",
+            f"Let it reach its first one: metanmt meta-train ... --resume --out {path}",
         )
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."

@@ -88,7 +88,9 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
                 files.save(state, initialization, optimizer, tokenizer, store.pairs("meta-train")[0])
             if interruption.requested and not done:
                 files.close()
-                raise KeyboardInterrupt(f"Stopped at step {state.step}; metanmt meta-train --resume --out {out} goes on.")
+                raise KeyboardInterrupt(
+                    f"Stopped at step {state.step}; metanmt meta-train --resume --out {out} goes on."
+                )
     files.close()
     return _summary(config, out, state)
 

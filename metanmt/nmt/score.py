@@ -1,0 +1,67 @@
+"""Scores by sacreBLEU: no number without its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+
+@dataclass(frozen=True)
+class Score:
+    """One corpus-level score.
+
+    Attributes:
+        name: as sacreBLEU prints it: BLEU, chrF2++, TER.
+        score: 0 to 100; in TER less is better.
+        signature: everything that the figure depends on.
+        mean: of the bootstrap, or None.
+        interval: half width of its 95% confidence interval, or None.
+    """
+
+    name: str
+    score: float
+    signature: str
+    mean: float | None = None
+    interval: float | None = None
+
+
+def score(
+    hypotheses: Sequence[str], references: Sequence[str], *, bootstrap: int = 0, ter: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Return BLEU, chrF++ and TER as `{"bleu": {"score": ..., "signature": ..., ...}, ...}`.
+
+    Args:
+        hypotheses: detokenised translations.
+        references: detokenised references, one a hypothesis.
+        bootstrap: resamples for the confidence interval (Koehn 2004), by sacreBLEU with its own seed; 0 for none.
+        ter: TER is much slower than the other two.
+    """
+    if not hypotheses or len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
+    metrics: dict[str, Any] = {
+        "bleu": BLEU(references=[list(references)]),
+        "chrf": CHRF(word_order=2, references=[list(references)]),
+    }
+    if ter:
+        metrics["ter"] = TER(references=[list(references)])
+    results = {}
+    for name, metric in metrics.items():
+        result = metric.corpus_score(list(hypotheses), None, n_bootstrap=max(1, bootstrap))
+        results[name] = asdict(
+            Score(
+                result.name,
+                float(result.score),
+                str(metric.get_signature()),
+                float(result._mean) if bootstrap > 1 else None,
+                float(result._ci) if bootstrap > 1 else None,
+            )
+        )
+    return results
+
+
+def quick_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return BLEU and chrF++ as bare figures, to choose weights by and never to report."""
+    return {name: value["score"] for name, value in score(hypotheses, references, ter=False).items()}

@@ -1,0 +1,173 @@
+"""Translation: beam search over length-sorted batches, order kept, long input in segments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from metanmt.data.language import Pair
+from metanmt.data.tokenizer import Tokenizer
+from metanmt.runlog import Progress
+
+LONGEST_SOURCE = 256
+# Where a long sentence may be cut, best first; what stands before a cut keeps its mark.
+CUTS = (re.compile(r"(?<=[.!?…。！？।؟])\s*"), re.compile(r"(?<=[,;:，、；：،])\s*"), re.compile(r"\s+"))
+
+
+@torch.inference_mode()
+def translate_ids(
+    model: PreTrainedModel,
+    sources: Sequence[Sequence[int]],
+    *,
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    batch_tokens: int = 4_000,
+    forced_bos_id: int | None = None,
+    label: str | None = None,
+) -> list[list[int]]:
+    """Return the target ids of tokenised sources, in their order, special tokens included.
+
+    Args:
+        model: on its device; its training mode is restored.
+        sources: complete encoder input.
+        beam: hypotheses kept; 1 is greedy search.
+        length_penalty: exponent of the length by which a hypothesis' log-probability is divided (beam search).
+        batch_tokens: sources x longest source x beam of a batch: memory and speed, never the result.
+        forced_bos_id: the id that the output must begin with, for models with target-language codes.
+        label: for a progress bar, or None.
+    """
+    config, device = model.config, model.device
+    order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
+    outputs: list[list[int]] = [[] for _ in sources]
+    was_training = model.training
+    model.eval()
+    progress = Progress(label, len(sources), "sentences") if label else None
+    try:
+        for part in _batches(order, sources, batch_tokens, beam):
+            ids = pad_sequence(
+                [torch.tensor(sources[index]) for index in part], batch_first=True, padding_value=config.pad_token_id
+            ).to(device)
+            longest = ids.shape[1]
+            generated = model.generate(
+                input_ids=ids,
+                attention_mask=(ids != config.pad_token_id).long(),
+                num_beams=beam,
+                do_sample=False,
+                length_penalty=length_penalty,
+                early_stopping=beam > 1,
+                max_new_tokens=_bound(longest),
+                forced_bos_token_id=forced_bos_id,
+            )
+            for index, hypothesis in zip(part, generated[:, 1:].tolist(), strict=True):
+                outputs[index] = hypothesis[: _bound(len(sources[index]))]
+            if progress:
+                progress.advance(len(part))
+    finally:
+        model.train(was_training)
+        if progress:
+            progress.__exit__(None, None, None)
+    return outputs
+
+
+def translate(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    sentences: Sequence[str],
+    pair: Pair,
+    *,
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    batch_tokens: int = 4_000,
+    longest_source: int = LONGEST_SOURCE,
+    label: str | None = "translating",
+) -> list[str]:
+    """Return the translation of each sentence, in their order; an empty sentence stays empty.
+
+    A sentence of more than `longest_source` tokens is cut at sentence ends, else at clauses, else at spaces, else
+    anywhere; its parts are translated by themselves and joined.
+    """
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode_source([text], pair)[0])
+
+    encoded = tokenizer.encode_source(sentences, pair)
+    pieces: list[list[int]] = []
+    owners: list[int] = []
+    for index, (sentence, ids) in enumerate(zip(sentences, encoded, strict=True)):
+        if not sentence.strip():
+            continue
+        if len(ids) <= longest_source:
+            parts = [ids]
+        else:
+            parts = tokenizer.encode_source(list(segments(sentence, tokens, longest_source)), pair)
+        pieces += parts
+        owners += [index] * len(parts)
+    outputs = translate_ids(
+        model,
+        pieces,
+        beam=beam,
+        length_penalty=length_penalty,
+        batch_tokens=batch_tokens,
+        forced_bos_id=tokenizer.forced_bos_id(pair),
+        label=label,
+    )
+    joined: list[list[str]] = [[] for _ in sentences]
+    for owner, text in zip(owners, tokenizer.decode(outputs), strict=True):
+        joined[owner].append(text.strip())
+    return [" ".join(part for part in parts if part).replace("\n", " ") for parts in joined]
+
+
+def segments(sentence: str, tokens: Callable[[str], int], longest: int) -> Iterator[str]:
+    """Yield parts of a sentence of at most `longest` tokens, cut at the best places that make them fit.
+
+    Args:
+        sentence: what to cut; nothing but white space is lost.
+        tokens: counts the tokens of a text.
+        longest: tokens of a part; a part of one character is not cut further.
+    """
+    if tokens(sentence) <= longest or len(sentence) < 2:
+        yield sentence
+        return
+    for cut in CUTS:
+        parts = [part for part in cut.split(sentence) if part.strip()]
+        if len(parts) > 1:
+            for part in _packed(parts, tokens, longest):
+                yield from segments(part, tokens, longest)
+            return
+    middle = len(sentence) // 2
+    yield from segments(sentence[:middle], tokens, longest)
+    yield from segments(sentence[middle:], tokens, longest)
+
+
+def _packed(parts: Sequence[str], tokens: Callable[[str], int], longest: int) -> Iterator[str]:
+    """Yield runs of neighbouring parts joined by a space, as long as they fit."""
+    run = parts[0]
+    for part in parts[1:]:
+        if tokens(f"{run} {part}") <= longest:
+            run = f"{run} {part}"
+        else:
+            yield run
+            run = part
+    yield run
+
+
+def _bound(source_tokens: int) -> int:
+    """Return how many target tokens a source may give: enough for any real translation, an end to a runaway one."""
+    return 2 * source_tokens + 20
+
+
+def _batches(
+    order: Iterable[int], sources: Sequence[Sequence[int]], batch_tokens: int, beam: int
+) -> Iterator[list[int]]:
+    part: list[int] = []
+    for index in order:  # the longest first, so the first of a part is its longest
+        if part and (len(part) + 1) * len(sources[part[0]]) * beam > batch_tokens:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part

@@ -1,0 +1,103 @@
+"""`metanmt evaluate`: translate a test set, score it, keep the hypotheses beside the score."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from metanmt.data.language import Pair
+from metanmt.data.sources import read_lines
+from metanmt.data.store import TokenStore
+from metanmt.errors import CorpusError, UsageError, did_you_mean
+from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint
+from metanmt.nmt.score import score
+from metanmt.nmt.translate import translate
+from metanmt.runtime import device, versions, write_json, write_text
+
+
+def run(
+    *,
+    model: Path,
+    pair: str,
+    data: Path | None = None,
+    split: str = "test",
+    source: Path | None = None,
+    reference: Path | None = None,
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    batch_tokens: int = 4_000,
+    bootstrap: int = 1_000,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on a set of a data folder, or on a pair of files, and return the scores.
+
+    Hypotheses and scores go to `out/PAIR.SET.hyp.LANGUAGE` and `.json` (default: `evaluation` in the checkpoint).
+
+    Args:
+        model: a checkpoint, or a run.
+        pair: such as "fi-en".
+        data, split: the prepared data folder and the set in it; or
+        source, reference: two files of your own.
+        beam, length_penalty, batch_tokens: of the search.
+        bootstrap: resamples for the confidence interval, 0 for none.
+        out: where the files go.
+    """
+    started = time.monotonic()
+    language = Pair.parse(pair)
+    name, sources, references = _texts(language, data, split, source, reference)
+    network, tokenizer = load_checkpoint(model)
+    hypotheses = translate(
+        network.to(device()),
+        tokenizer,
+        sources,
+        language,
+        beam=beam,
+        length_penalty=length_penalty,
+        batch_tokens=batch_tokens,
+        label=f"translate {pair} {name}",
+    )
+    scores = score(hypotheses, references, bootstrap=bootstrap)
+    folder = out or checkpoint_folder(model) / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    hypothesis_file = folder / f"{pair}.{name}.hyp.{language.target}"
+    write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
+    facts = {
+        "model": str(model),
+        "pair": pair,
+        "set": name,
+        "sentences": len(sources),
+        "scores": scores,
+        "beam": beam,
+        "length_penalty": length_penalty,
+        "hypotheses": str(hypothesis_file),
+        "elapsed_seconds": round(time.monotonic() - started, 1),
+        "versions": versions(),
+    }
+    write_json(folder / f"{pair}.{name}.json", facts)
+    return facts
+
+
+def _texts(
+    pair: Pair, data: Path | None, split: str, source: Path | None, reference: Path | None
+) -> tuple[str, list[str], list[str]]:
+    if data is not None and source is None and reference is None:
+        sets = TokenStore.open(data).sets(pair)
+        if split not in sets:
+            raise UsageError(f"{pair} has no set {split!r} in {data}.", did_you_mean(split, sets))
+        name, paths = split, [data / "text" / str(pair) / f"{split}.{side}" for side in (pair.source, pair.target)]
+    elif data is None and source is not None and reference is not None:
+        name, paths = source.name.split(".")[0], [source, reference]
+    else:
+        raise UsageError(
+            "The test set is not given once.", "Give either --data FOLDER, or --source FILE and --reference FILE."
+        )
+    sources, references = (list(read_lines(path)) for path in paths)
+    if len(sources) != len(references):
+        raise CorpusError(
+            f"{paths[0]} has {len(sources):,} lines, {paths[1]} has {len(references):,}.",
+            "Line i of the reference must translate line i of the source.",
+        )
+    if not sources:
+        raise CorpusError(f"{paths[0]} is empty.", "Give a test set with at least one sentence.")
+    return name, sources, references

@@ -1,0 +1,74 @@
+"""`metanmt translate`: lines in, lines out, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from metanmt.data.language import Pair
+from metanmt.errors import UsageError
+from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.translate import translate
+from metanmt.runlog import Progress
+from metanmt.runtime import device
+
+CHUNK = 2_000
+
+
+def run(
+    model: Path,
+    pair_name: str,
+    *,
+    beam: int,
+    length_penalty: float,
+    batch_tokens: int,
+    lines: Iterable[bytes],
+    out: TextIO,
+) -> None:
+    """Write the translation of every line of `lines` to `out`, one line each.
+
+    Input streams through in chunks of 2,000 lines, each sorted by length within.
+
+    Args:
+        model: a checkpoint, or a run.
+        pair_name: such as "fi-en".
+        beam: hypotheses kept; 1 is greedy.
+        length_penalty: above 1 favours longer output.
+        batch_tokens: memory, never the result.
+        lines: undecoded UTF-8 lines.
+        out: flushed after every chunk.
+
+    Raises:
+        UsageError: a line is not UTF-8.
+    """
+    pair = Pair.parse(pair_name)
+    network, tokenizer = load_checkpoint(model)
+    network.to(device())
+    decoded = _decoded(lines)
+    with Progress(f"translate {pair}", None, "lines") as progress:
+        while chunk := list(islice(decoded, CHUNK)):
+            for line in translate(
+                network,
+                tokenizer,
+                chunk,
+                pair,
+                beam=beam,
+                length_penalty=length_penalty,
+                batch_tokens=batch_tokens,
+                label=None,
+            ):
+                out.write(line + "\n")
+            out.flush()
+            progress.advance(len(chunk))
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    for number, raw in enumerate(lines, start=1):
+        try:
+            yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"The input is not UTF-8 at line {number:,}.", "Convert it, such as: iconv -f LATIN1 -t UTF-8"
+            ) from None
