@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metanmt.config import ConfigError, load_config
+from metanmt.config import load_config
 from metanmt.data.language import Pair
 from metanmt.data.manifest import shipped_manifest
 from metanmt.data.store import TokenStore
+from metanmt.errors import UsageError
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
 from metanmt.runlog import duration, say
@@ -41,7 +42,7 @@ def run(
     """
     refuse_existing(out)
     if budget_words < 1:
-        raise ConfigError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
+        raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
     started = time.monotonic()
     data = out / "data"
     chosen = f" --languages {','.join(languages)}" if languages else ""
@@ -59,7 +60,7 @@ def run(
         rows += _language(pair, data, out, runs, budget_words)
     return {
         "budget_words": budget_words,
-        "cost_target_tokens": load_config(Path(CONFIG)).outer.max_target_tokens if not target_tokens else target_tokens,
+        "cost_target_tokens": target_tokens or load_config(Path(CONFIG)).outer.max_target_tokens,
         "rows": rows,
         "examples": _examples(rows, data),
         "elapsed_seconds": round(time.monotonic() - started, 1),
@@ -116,7 +117,7 @@ def format_results(results: dict[str, Any]) -> str:
     body = []
     for arm in arms:
         cells = [(by[pair, arm]["bleu"]["score"], by[pair, arm]["chrf"]["score"]) for pair in pairs]
-        cells.append(tuple(sum(column) / len(pairs) for column in zip(*cells, strict=True)))  # type: ignore[arg-type]
+        cells.append(tuple(sum(column) / len(pairs) for column in zip(*cells, strict=True)))
         body.append([arm, *(f"{bleu:.1f} / {chrf:.1f}" for bleu, chrf in cells)])
     scores = rows[0]["scores"]
     lines = [

@@ -165,7 +165,7 @@ def _source(item: Any, pair: Pair, folder: Path, where: str) -> Source | None:
     def path(text: str) -> Path:
         return with_compression(folder / Path(filled(text)).expanduser())
 
-    common = {key: entry[key] for key in ("limit", "optional", "skip") if key in entry}
+    common: dict[str, Any] = {key: entry[key] for key in ("limit", "optional", "skip") if key in entry}
     value = entry[kind]
     if kind == "moses":
         files = [f"{value}.{pair.source}", f"{value}.{pair.target}"] if isinstance(value, str) else value
@@ -187,7 +187,7 @@ def _source(item: Any, pair: Pair, folder: Path, where: str) -> Source | None:
             split=filled(entry.get("split", "train")),
             **common,
         )
-    extra = {key: entry[key] for key in ("skip", "seed") if key in entry}
+    extra: dict[str, Any] = {key: entry[key] for key in ("skip", "seed") if key in entry}
     return Source("embedded", name=str(value), limit=int(entry["sentences"]), **extra)
 
 

@@ -130,16 +130,14 @@ def with_compression(path: Path) -> Path:
 
 def _moses(source: Source, pair: Pair) -> Iterator[SentencePair]:
     left, right = (read_lines(path) for path in source.paths)
-    count = 0
-    for first, second in zip_longest(left, right):
+    for number, (first, second) in enumerate(zip_longest(left, right)):
         if first is None or second is None:
-            rest = 1 + sum(1 for _ in (right if first is None else left))
-            lengths = (count, count + rest) if first is None else (count + rest, count)
+            longer = number + 1 + sum(1 for _ in (right if first is None else left))
+            lengths = (number, longer) if first is None else (longer, number)
             raise CorpusError(
                 f"{source.paths[0]} has {lengths[0]:,} lines, {source.paths[1].name} has {lengths[1]:,}.",
                 "Line i of one side must translate line i of the other: align the files.",
             )
-        count += 1
         yield first, second
 
 

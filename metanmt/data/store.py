@@ -192,8 +192,8 @@ def write_bitext(
     raw = [folder / f"{name}.{side}.raw" for side in ("source", "target")]
     with raw[0].open("wb") as source_out, raw[1].open("wb") as target_out:
         for source, target, target_words in chunks:
-            for side, out, sizes in ((source, source_out, lengths[0]), (target, target_out, lengths[1])):
-                part = Side.of(side)
+            for sentences, out, sizes in ((source, source_out, lengths[0]), (target, target_out, lengths[1])):
+                part = Side.of(sentences)
                 part.ids.astype(dtype).tofile(out)
                 sizes.append(np.diff(part.offsets))
             words.append(np.minimum(target_words, np.iinfo(np.uint16).max).astype(np.uint16))

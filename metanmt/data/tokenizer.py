@@ -305,7 +305,7 @@ def _fast_tokenizer(model: bytes, source_tag: str, tag_id: int) -> Any:
 
 
 def _pieces_only(ids: Sequence[int]) -> list[int]:
-    kept = []
+    kept: list[int] = []
     for index in ids:
         if index == END_ID and kept:
             break

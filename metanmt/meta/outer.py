@@ -4,6 +4,7 @@ an inner loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -130,10 +131,13 @@ def learning_rate(outer: OuterConfig, step: int, share_done: float) -> float:
             equal cost decay alike however many steps they take.
     """
     warmup = min(1.0, (step + 1) / max(1, outer.warmup_steps))
-    decay = {
-        "constant": 1.0,
-        "linear": max(0.0, 1 - share_done),
-        "cosine": 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, share_done) * torch.pi)))),
-        "inverse-sqrt": (max(1, outer.warmup_steps) / max(step + 1, outer.warmup_steps, 1)) ** 0.5,
-    }[outer.schedule]
+    match outer.schedule:
+        case "linear":
+            decay = max(0.0, 1 - share_done)
+        case "cosine":
+            decay = 0.5 * (1 + math.cos(min(1.0, share_done) * math.pi))
+        case "inverse-sqrt":
+            decay = math.sqrt(max(1, outer.warmup_steps) / max(step + 1, outer.warmup_steps, 1))
+        case "constant":
+            decay = 1.0
     return outer.learning_rate * warmup * decay

@@ -16,6 +16,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CorpusError
 from metanmt.meta.weights import load_weights
+from metanmt.nmt.model import set_dropout
 from metanmt.nmt.tuning import Evaluation, fine_tune
 
 DRAW = 1  # the support draw is the same at every meta-validation and for every learner
@@ -76,8 +77,6 @@ class MetaValidation:
             )
             before.append(report.history[0])
             after.append(report.history[-1])
-        from metanmt.nmt.model import set_dropout
-
         set_dropout(learner, dropout)
         learner.train()
         mean_before, mean_after = _mean(before), _mean(after)

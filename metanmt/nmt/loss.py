@@ -46,7 +46,7 @@ class Loss:
         total = torch.zeros((), device=model.device)
         for micro_batch in batch:
             loss = self.summed(model, micro_batch.to(model.device)) / batch.target_tokens
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.detach()
         return total
 

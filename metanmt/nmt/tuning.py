@@ -166,7 +166,7 @@ def fine_tune(
                 report.interrupted = True
                 break
     with torch.no_grad():
-        torch._foreach_copy_(moving, best_weights)
+        torch._foreach_copy_([weight.data for weight in moving], best_weights)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
         parameter.grad = None

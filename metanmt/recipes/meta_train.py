@@ -81,7 +81,7 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
             progress.advance(sum(episode.target_tokens for episode in episodes))
             done = state.target_tokens >= config.outer.max_target_tokens
             if _validations(state, config) > state.validations or done:
-                state = _validated(state, config, validate(fast_model, initialization), files, clock)  # type: ignore[arg-type]
+                state = _validated(state, config, validate(fast_model, initialization), files, clock)
                 files.save(state, initialization, optimizer, tokenizer, store.pairs("meta-train")[0])
             elif interruption.requested or clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes:
                 state = replace(state, elapsed_seconds=clock(), saved_at_seconds=clock())
