@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"metanmt: {error.filename or 'a file'}: {error.strerror}.\n         {help_texts.remedy_for(error)}")
         return MISTAKE
     except KeyboardInterrupt as stop:
-        say(f"metanmt: {stop or 'Stopped; nothing half-written is left behind.'}")
+        say(f"metanmt: {str(stop) or 'Stopped; nothing half-written is left behind.'}")
         return INTERRUPTED
     return SUCCESS
 

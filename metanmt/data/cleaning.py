@@ -1,4 +1,4 @@
-"""Cleaning: what makes a line of text a training sentence, and how many lines each rule dropped."""
+"""Cleaning: what makes a line of text a training sentence, and how many pairs each rule dropped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 RULES = ("empty", "overlong", "length ratio", "identical sides", "duplicate")
-# Controls, soft hyphen, zero-width space, word joiner, byte-order mark, line and paragraph separators, direction marks.
-# The zero-width joiner and non-joiner stay: Persian and the scripts of India spell with them.
-NOISE = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ufffe\uffff]")
-SPACES = re.compile(r"\s+")
+"""The rules' names, in the order in which they are tried and tabled."""
+
+# What ends or separates words: controls (tab, newline), the zero-width space, line and paragraph separators.
+SEPARATORS = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029]")
+# What stands inside words and is no part of them: soft hyphen, direction marks, word joiner, byte-order mark, halves of
+# surrogates. The zero-width joiner and non-joiner stay: Persian and the scripts of India spell with them.
+INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+)
+# A side shorter than this counts as this long for the length ratio: "Ja." may well be said in twenty letters.
+SHORT_CHARACTERS = 15
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,11 @@ class CleaningRules:
     """What a training sentence pair must satisfy; dev and test sets are only normalised.
 
     Attributes:
-        max_characters: of either side.
-        max_length_ratio: characters of the longer side over those of the shorter, each taken as at least 15 so that
-            short sentences are not judged.
+        max_characters: of either side. A sentence has about 120; a thousand is a paragraph that alignment lumped.
+        max_length_ratio: characters of the longer side over those of the shorter, each taken as at least
+            `SHORT_CHARACTERS`. Five is wide enough for Chinese beside English.
         keep_identical: keep pairs whose sides are the same (names, numbers, untranslated text).
-        deduplicate: keep the first of several identical pairs.
+        deduplicate: keep only the first of identical pairs of a set.
     """
 
     max_characters: int = 1_000
@@ -34,16 +41,16 @@ class CleaningRules:
     deduplicate: bool = True
 
 
-SHORT = 15
-
-
 def normalise(sentence: str) -> str:
-    """Return the sentence in NFC, without control characters, runs of white space folded to one space."""
+    """Return the sentence in NFC, without control and invisible characters, white space folded to single spaces.
+
+    Idempotent, and the result never holds a newline, so it can be written as one line.
+    """
+    if not sentence.isprintable():
+        sentence = INVISIBLE.sub("", SEPARATORS.sub(" ", sentence))
     if not sentence.isascii():
         sentence = unicodedata.normalize("NFC", sentence)
-    if not sentence.isprintable():
-        sentence = NOISE.sub(" ", sentence)
-    return SPACES.sub(" ", sentence).strip()
+    return " ".join(sentence.split())
 
 
 def clean(pairs: Iterable[tuple[str, str]], rules: CleaningRules, dropped: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -67,7 +74,7 @@ def clean(pairs: Iterable[tuple[str, str]], rules: CleaningRules, dropped: Count
 
 
 def clean_held_out(pairs: Iterable[tuple[str, str]], dropped: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Yield dev or test pairs, normalised; only empty ones are dropped, so that scores stay comparable."""
+    """Yield dev or test pairs, normalised; only an empty side drops one, so that scores stay comparable."""
     for raw_source, raw_target in pairs:
         source, target = normalise(raw_source), normalise(raw_target)
         if source and target:
@@ -77,17 +84,18 @@ def clean_held_out(pairs: Iterable[tuple[str, str]], dropped: Counter[str]) -> I
 
 
 def hash64(text: str) -> int:
-    """Return a 64-bit hash that is the same in every process."""
+    """Return a 64-bit hash that is the same in every process; two of a billion texts share one with odds of 1 in 37."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _broken(source: str, target: str, rules: CleaningRules) -> str | None:
+    """Return the name of the first rule that a normalised pair breaks, or None."""
     if not source or not target:
         return "empty"
     short, long = sorted((len(source), len(target)))
     if long > rules.max_characters:
         return "overlong"
-    if max(long, SHORT) > rules.max_length_ratio * max(short, SHORT):
+    if long > rules.max_length_ratio * max(short, SHORT_CHARACTERS):
         return "length ratio"
     if source == target and not rules.keep_identical:
         return "identical sides"

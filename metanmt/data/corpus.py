@@ -8,25 +8,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metanmt.data.cleaning import RULES, clean, clean_held_out
+from metanmt.data.cleaning import RULES, CleaningRules, clean, clean_held_out
 from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
-from metanmt.data.manifest import Manifest, PairCorpus
+from metanmt.data.manifest import Manifest, PairCorpus, kind_of, missing_kind
 from metanmt.data.sources import SentencePair, Source, read_pairs
 from metanmt.errors import CorpusError
-from metanmt.runlog import Progress
+from metanmt.runlog import Progress, say
 
 REPORT_EVERY = 1_000
 
 
 @dataclass
 class SetReport:
-    """What became of one set of one pair."""
+    """What became of one set of one pair.
+
+    Attributes:
+        read, kept, leaked: sentence pairs; `leaked` are those left out because a side of them is held out: of a
+            training set what is in any dev or test set, of a dev set what is in a test set of the same pair.
+        dropped: sentence pairs by the name of the cleaning rule.
+        source_words, target_words: whitespace words kept.
+        skipped_sources: optional ones without a file.
+    """
 
     read: int = 0
     kept: int = 0
     leaked: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    source_words: int = 0
+    target_words: int = 0
     skipped_sources: list[str] = field(default_factory=list)
 
 
@@ -52,16 +62,13 @@ class CorpusReport:
         return header, rows
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the report as plain values."""
+        """Return the report as plain values, a dict a set."""
         return [
             {
                 "pair": pair,
                 "set": name,
-                "read": item.read,
-                "dropped": dict(item.dropped),
-                "leaked": item.leaked,
-                "kept": item.kept,
-                "skipped_sources": item.skipped_sources,
+                **vars(item),
+                "dropped": {rule: item.dropped[rule] for rule in RULES if item.dropped[rule]},
             }
             for (pair, name), item in self.sets.items()
         ]
@@ -70,74 +77,114 @@ class CorpusReport:
 def write_corpus(manifest: Manifest, folder: Path) -> CorpusReport:
     """Write every set to `folder/text/PAIR/SET.LANGUAGE` and report what was dropped on the way.
 
-    Test sets come first, then dev sets without what is in a test set, then training sets without what is in either:
-    no held-out sentence occurs on either side of any training text of any pair. Sentences stream; in memory stay the
-    hashes of the held-out ones and of the set in hand.
+    The promise: no dev or test sentence of any pair occurs on either side of any training text of any pair. So a
+    pair's test sets are written first, then its dev sets without what is in its test sets, and when all pairs have
+    theirs, the training sets without what is in any of them. Sentences stream; in memory stay the hashes of the
+    held-out ones and of the set in hand.
 
     Raises:
-        CorpusError: a source cannot be read, or a set is empty in the end.
+        CorpusError: a source cannot be read, or a set that a pair needs is empty in the end.
     """
-    report = CorpusReport()
-    tests, held_out = HeldOut(), HeldOut()
+    report, held_out = CorpusReport(), HeldOut()
+    reports: dict[tuple[str, str], SetReport] = {}
     with Progress("cleaning", None, "sentences") as progress:
-        for kind in ("test", "dev", "train"):
-            for item in manifest.pairs:
-                for name in item.sets:
-                    if name.split("-")[0] == kind:
-                        written = _write_set(manifest, item, name, folder, tests, held_out, progress)
-                        report.sets[str(item.pair), name] = written
-    order = {(str(item.pair), name): None for item in manifest.pairs for name in item.sets}
-    report.sets = {key: report.sets[key] for key in order}
+        for item in manifest.pairs:
+            own_tests = HeldOut()
+            for kind, excluded, holders in (
+                ("test", HeldOut(), (own_tests, held_out)),
+                ("dev", own_tests, (held_out,)),
+            ):
+                for name in _sets(item, kind):
+                    reports[str(item.pair), name] = _write_set(
+                        item, name, folder, manifest.cleaning, excluded, holders, progress
+                    )
+        for item in manifest.pairs:
+            for name in _sets(item, "train"):
+                reports[str(item.pair), name] = _write_set(
+                    item, name, folder, manifest.cleaning, held_out, (), progress
+                )
+    for item in manifest.pairs:
+        report.sets |= {(str(item.pair), name): reports[str(item.pair), name] for name in item.sets}
+        _check(item, report)
     return report
 
 
+def _sets(item: PairCorpus, kind: str) -> list[str]:
+    return [name for name in item.sets if kind_of(name) == kind]
+
+
 def _write_set(
-    manifest: Manifest,
     item: PairCorpus,
     name: str,
     folder: Path,
-    tests: HeldOut,
-    held_out: HeldOut,
+    rules: CleaningRules,
+    excluded: HeldOut,
+    holders: Iterable[HeldOut],
     progress: Progress,
 ) -> SetReport:
+    """Write one set without what is excluded, tell the holders what it has, and return its report."""
     report = SetReport()
-    kind = name.split("-")[0]
     raw = _read(item.sets[name], item.pair, report, progress)
-    pairs = clean(raw, manifest.cleaning, report.dropped) if kind == "train" else clean_held_out(raw, report.dropped)
+    training = kind_of(name) == "train"
+    pairs = clean(raw, rules, report.dropped) if training else clean_held_out(raw, report.dropped)
     where = folder / "text" / str(item.pair)
     where.mkdir(parents=True, exist_ok=True)
-    sides = [where / f"{name}.{language}" for language in (item.pair.source, item.pair.target)]
+    source_path, target_path = (where / f"{name}.{language}" for language in (item.pair.source, item.pair.target))
     with (
-        sides[0].open("w", encoding="utf-8", newline="\n") as source_out,
-        sides[1].open("w", encoding="utf-8", newline="\n") as target_out,
+        source_path.open("w", encoding="utf-8", newline="\n") as source_out,
+        target_path.open("w", encoding="utf-8", newline="\n") as target_out,
     ):
         for source, target in pairs:
-            if (kind == "train" and held_out.leaks(source, target)) or (kind == "dev" and tests.leaks(source, target)):
+            if len(excluded) and excluded.leaks(source, target):
                 report.leaked += 1
                 continue
-            if kind == "test":
-                tests.add(source, target)
-            if kind != "train":
-                held_out.add(source, target)
+            for holder in holders:
+                holder.add(source, target)
             source_out.write(source + "\n")
             target_out.write(target + "\n")
             report.kept += 1
+            report.source_words += source.count(" ") + 1  # clean text has single spaces between words
+            report.target_words += target.count(" ") + 1
     if not report.kept:
-        raise CorpusError(
-            f"No sentence of {item.pair} {name} is left: {report.read:,} read, {report.leaked:,} of them also in a "
-            f"{'dev or test' if kind == 'train' else 'test'} set, dropped {dict(report.dropped)}.",
-            "Give it text that does not occur in the dev and test sets, or leave the set out of the manifest.",
-        )
+        source_path.unlink()
+        target_path.unlink()
+        if len(report.skipped_sources) < len(item.sets[name]):
+            raise _empty(item, name, report)
     return report
 
 
 def _read(sources: Iterable[Source], pair: Pair, report: SetReport, progress: Progress) -> Iterator[SentencePair]:
+    """Yield the sentence pairs of all sources of a set, counting them."""
     for source in sources:
-        if source.optional and source.missing():
+        if source.optional and source.absent():
             report.skipped_sources.append(str(source))
+            say(f"{pair}: no {source}; it is optional, so the work goes on without it")
             continue
         for item in read_pairs(source, pair):
             report.read += 1
             if report.read % REPORT_EVERY == 0:
                 progress.advance(REPORT_EVERY, str(pair))
             yield item
+
+
+def _check(item: PairCorpus, report: CorpusReport) -> None:
+    """Raise CorpusError if optional sources were all that a pair had of a set that its role needs."""
+    if kind := missing_kind(item.role, [name for name in item.sets if report.kept(item.pair, name)]):
+        missing = [path for name in _sets(item, kind) for path in report.sets[str(item.pair), name].skipped_sources]
+        raise CorpusError(
+            f"{item.pair} has no {kind} text, which a {item.role} pair needs: no {'; no '.join(missing)}.",
+            "Get that text, or take the pair out of the manifest.",
+        )
+
+
+def _empty(item: PairCorpus, name: str, report: SetReport) -> CorpusError:
+    reasons = [f"{report.dropped[rule]:,} {rule}" for rule in RULES if report.dropped[rule]]
+    if report.leaked:
+        other = "dev or test set" if kind_of(name) == "train" else "test set"
+        reasons.append(f"{report.leaked:,} also in a {other}")
+    return CorpusError(
+        f"Nothing is left of {item.pair} {name}: {report.read:,} sentence pairs read"
+        + "".join(f", {reason}" for reason in reasons)
+        + ".",
+        "Give it text of its own that is in no dev or test set, or take the set out of the manifest.",
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from metanmt.config import build
 from metanmt.data.cleaning import CleaningRules
@@ -16,17 +16,21 @@ from metanmt.data.sources import Source, with_compression
 from metanmt.errors import ConfigError, did_you_mean
 
 Role = Literal["meta-train", "meta-dev", "meta-test"]
-ROLES = ("meta-train", "meta-dev", "meta-test")
+# What a pair of each role must have: text to learn from, to choose a checkpoint by, to report on.
+REQUIRED: dict[Role, tuple[str, ...]] = {"meta-train": ("train",), "meta-dev": ("train", "dev"), "meta-test": ("test",)}
 SET_NAME = re.compile(r"(train|dev|test)(-[a-z0-9]+)*")
+PLACEHOLDER = re.compile(r"\{(\w*)\}")
 TOP_KEYS = ("name", "description", "root", "groups", "tokenizer", "cleaning")
-KIND_KEYS: dict[str, tuple[str, ...]] = {
-    "moses": (),
-    "tsv": ("columns",),
-    "jsonl": ("fields",),
-    "hub": ("config", "split", "field", "fields"),
-    "embedded": ("sentences", "skip", "seed"),
+# Every kind of source, its own keys with their types, and then the keys that all of them may have.
+KIND_KEYS: dict[str, dict[str, type]] = {
+    "moses": {},
+    "tsv": {"columns": list},
+    "jsonl": {"fields": list},
+    "hub": {"config": str, "split": str, "field": str, "columns": list},
+    "embedded": {"sentences": int, "seed": int},
 }
-COMMON_KEYS = ("limit", "optional", "except", "skip")
+COMMON_KEYS: dict[str, type] = {"limit": int, "skip": int, "optional": bool, "except": list}
+TYPE_NAMES = {list: "a list", str: "a string", int: "a number of 0 or more", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,24 @@ class PairCorpus:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A collection."""
+    """A collection; every pair once."""
 
     name: str
     description: str
     pairs: tuple[PairCorpus, ...]
     tokenizer: TokenizerSettings
     cleaning: CleaningRules
+
+
+def kind_of(set_name: str) -> str:
+    """Return "train", "dev" or "test" for the name of a set, such as "test-news"."""
+    return set_name.partition("-")[0]
+
+
+def missing_kind(role: Role, set_names: Iterable[str]) -> str | None:
+    """Return which of the kinds of set that a role needs ("train", "dev", "test") is not among the names, or None."""
+    kinds = {kind_of(name) for name in set_names}
+    return next((kind for kind in REQUIRED[role] if kind not in kinds), None)
 
 
 def shipped_manifest(name: str) -> Path:
@@ -87,108 +102,166 @@ def load_manifest(path: Path, *, root: Path | None = None, languages: Sequence[s
         languages: source languages that replace the meta-test ones of an embedded collection.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key or role, no pairs, a pair with two roles.
+        ConfigError: no such file, not TOML, an unknown key or role, no pairs, a pair with two roles or without the
+            sets that its role needs.
+        UsageError: a pair that is none.
     """
-    if not path.exists() and shipped_manifest(path.name).exists():
-        path = shipped_manifest(path.name)
-    if not path.is_file():
-        names = ", ".join(sorted(item.stem for item in shipped_manifest("").parent.glob("*.toml")))
-        raise ConfigError(f"No manifest {path}.", f"Give a TOML file, or a shipped collection: {names}.")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    values, path = _read(path)
     _known(values, TOP_KEYS, str(path))
-    folder = root or path.parent / values.get("root", ".")
+    folder = root or path.parent / Path(_typed(values, "root", str, str(path), ".")).expanduser()
+    groups = _typed(values, "groups", list, str(path), [])
     pairs: dict[Pair, PairCorpus] = {}
-    for number, group in enumerate(values.get("groups", []), start=1):
-        for item in _group(group, folder, f"{path}, group {number}"):
+    for number, group in enumerate(groups, start=1):
+        for item in _group(group, folder, f"group {number} of {path}"):
             pairs[item.pair] = _merged(pairs.get(item.pair), item, path)
-    if languages:
-        pairs = _with_languages(pairs, languages, path)
     if not pairs:
         raise ConfigError(f"{path} names no pairs.", "Add a [[groups]] with role, pairs and sets.")
+    if languages:
+        pairs = _with_languages(pairs, languages, path)
+    for item in pairs.values():
+        if kind := missing_kind(item.role, item.sets):
+            raise ConfigError(
+                f"{item.pair} in {path} has no {kind} set.",
+                f"A {item.role} pair needs {' and '.join(REQUIRED[item.role])}.",
+            )
     return Manifest(
-        name=str(values.get("name", path.stem)),
-        description=str(values.get("description", "")),
+        name=_typed(values, "name", str, str(path), path.stem),
+        description=_typed(values, "description", str, str(path), ""),
         pairs=tuple(pairs.values()),
-        tokenizer=_tokenizer(values.get("tokenizer", {}), path),
-        cleaning=build(CleaningRules, values.get("cleaning", {}), f"{path} [cleaning]"),
+        tokenizer=_tokenizer(_typed(values, "tokenizer", dict, str(path), {}), path),
+        cleaning=_cleaning(_typed(values, "cleaning", dict, str(path), {}), path),
     )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Path]:
+    """Return what a manifest says, and where it was found."""
+    if not path.is_file() and path.parent == Path() and shipped_manifest(path.name).is_file():
+        path = shipped_manifest(path.name)
+    if not path.is_file():
+        names = ", ".join(sorted(item.stem for item in shipped_manifest("cldr").parent.glob("*.toml")))
+        raise ConfigError(f"No manifest {path}.", f"Give a TOML file, or a shipped collection: {names}.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig")), path
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the place that it names.") from None
 
 
 def _tokenizer(values: Mapping[str, Any], path: Path) -> TokenizerSettings:
-    codes = values.get("codes", {})
-    plain = build(
-        TokenizerSettings, {key: value for key, value in values.items() if key != "codes"}, f"{path} [tokenizer]"
-    )
-    return TokenizerSettings(**{**plain.__dict__, "codes": dict(codes)})
+    where = f"{path} [tokenizer]"
+    _known(values, [item.name for item in fields(TokenizerSettings)], where)
+    codes = _typed(values, "codes", dict, where, {})
+    for language in codes:
+        _typed(codes, language, str, f"codes of {where}", "")
+    settings = build(TokenizerSettings, {key: value for key, value in values.items() if key != "codes"}, where)
+    if settings.vocabulary_size < 1 or settings.sample_sentences < 1 or settings.temperature <= 0:
+        raise ConfigError(f"{where} has a size or temperature that is not positive.", "Give a number above 0.")
+    if not 0 < settings.character_coverage <= 1:
+        raise ConfigError(
+            f"character_coverage of {where} is {settings.character_coverage}.", "It is a share: up to 1.0."
+        )
+    return TokenizerSettings(**{**vars(settings), "codes": codes})
 
 
-def _group(group: Mapping[str, Any], folder: Path, where: str) -> list[PairCorpus]:
-    sets = {key: value for key, value in group.items() if SET_NAME.fullmatch(key)}
+def _cleaning(values: Mapping[str, Any], path: Path) -> CleaningRules:
+    rules = build(CleaningRules, values, f"{path} [cleaning]")
+    if rules.max_characters < 1 or rules.max_length_ratio < 1:
+        raise ConfigError(f"{path} [cleaning] would drop every sentence.", "Give limits of 1 or more.")
+    return rules
+
+
+def _group(group: Any, folder: Path, where: str) -> list[PairCorpus]:
+    if not isinstance(group, dict):
+        raise ConfigError(f"{where} is not a table.", "Write it as [[groups]] with role, pairs and sets below it.")
+    sets = [key for key in group if SET_NAME.fullmatch(key)]
     _known(group, ("role", "pairs", "train", "dev", "test", *sets), where)
     role = group.get("role")
-    if role not in ROLES:
-        raise ConfigError(f"{where} has the role {role!r}.", f"It must be one of {', '.join(ROLES)}.")
-    if not group.get("pairs") or not sets:
+    if role not in REQUIRED:
+        raise ConfigError(f"{where} has the role {role!r}.", f"It must be one of {', '.join(REQUIRED)}.")
+    names = _typed(group, "pairs", list, where, [])
+    if not names or not sets:
         raise ConfigError(f"{where} has no pairs or no sets.", 'Give it pairs = ["fi-en"] and train = [...].')
-    items = []
-    for name in group["pairs"]:
-        pair = Pair.parse(name)
-        found = {}
-        for key, sources in sets.items():
-            if not isinstance(sources, list) or not sources:
-                raise ConfigError(f"{key} in {where} is not a list of sources.", 'Write it as ["prefix", {tsv = "f"}].')
-            chosen = tuple(s for s in (_source(item, pair, folder, f"{key} in {where}") for item in sources) if s)
-            if chosen:
-                found[key] = chosen
-        if found:
-            items.append(PairCorpus(pair, role, found))
-    return items
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{where} names {repeated[0]} twice.", "Name each pair once; its text would count twice.")
+    pairs = [Pair.parse(str(name)) for name in names]
+    found: dict[Pair, dict[str, tuple[Source, ...]]] = {pair: {} for pair in pairs}
+    for key in sets:
+        entries = group[key]
+        if not isinstance(entries, list) or not entries:
+            raise ConfigError(f"{key} in {where} is not a list of sources.", 'Write it as ["prefix", {tsv = "file"}].')
+        for entry in entries:
+            table = _entry(entry, names, f"{key} in {where}")
+            for pair in pairs:
+                if str(pair) not in table.get("except", []):
+                    source = _source(table, pair, folder, f"{key} in {where}")
+                    found[pair][key] = (*found[pair].get(key, ()), source)
+    return [PairCorpus(pair, cast(Role, role), found[pair]) for pair in pairs]
 
 
-def _source(item: Any, pair: Pair, folder: Path, where: str) -> Source | None:
-    """Return the source that an entry of a set means for a pair, or None if the entry excepts the pair."""
-    entry = {"moses": item} if isinstance(item, str) else dict(item)
-    kinds = [kind for kind in KIND_KEYS if kind in entry]
+def _entry(entry: Any, names: Sequence[str], where: str) -> dict[str, Any]:
+    """Return an entry of a set as a table whose keys and types are checked."""
+    table = {"moses": entry} if isinstance(entry, str) else entry
+    kinds = [kind for kind in KIND_KEYS if kind in table] if isinstance(table, dict) else []
     if len(kinds) != 1:
-        raise ConfigError(f"{where} has a source of no kind: {item}.", f"Name one of {', '.join(KIND_KEYS)}.")
+        raise ConfigError(f"{where} has a source of no kind: {entry}.", f"Name one of {', '.join(KIND_KEYS)}.")
     kind = kinds[0]
-    _known(entry, (kind, *KIND_KEYS[kind], *COMMON_KEYS), where)
-    if str(pair) in entry.get("except", []):
-        return None
+    keys = {**KIND_KEYS[kind], **COMMON_KEYS}
+    _known(table, (kind, *keys), where)
+    for key in table:
+        if key != kind:
+            _typed(table, key, keys[key], where, None)
+        elif not isinstance(table[key], str) and not (kind == "moses" and _two(table[key], str)):
+            raise ConfigError(f"{kind} in {where} is {table[key]!r}.", "Give a string (moses: a prefix or two files).")
+    for key, item in (("columns", int if kind == "tsv" else str), ("fields", str)):
+        if key in table and not _two(table[key], item):
+            raise ConfigError(f"{key} in {where} is {table[key]}.", "Give two: the source's and the target's.")
+    if kind == "embedded" and not table.get("sentences"):
+        raise ConfigError(f"{where} does not say how many sentences.", 'Add: {embedded = "cldr", sentences = 1000}.')
+    for name in table.get("except", []):
+        if name not in names:
+            raise ConfigError(f"{where} excepts {name}, which is not in the group.", did_you_mean(str(name), names))
+    return table
+
+
+def _source(entry: Mapping[str, Any], pair: Pair, folder: Path, where: str) -> Source:
+    """Return the source that a checked entry of a set means for a pair."""
+    words = {"pair": str(pair), "source": pair.source, "target": pair.target}
 
     def filled(text: str) -> str:
-        return text.replace("{pair}", str(pair)).replace("{source}", pair.source).replace("{target}", pair.target)
+        for name in PLACEHOLDER.findall(text):
+            if name not in words:
+                raise ConfigError(f"{where} has the placeholder {{{name}}}.", did_you_mean(name, words))
+        return PLACEHOLDER.sub(lambda match: words[match[1]], text)
 
     def path(text: str) -> Path:
         return with_compression(folder / Path(filled(text)).expanduser())
 
-    common: dict[str, Any] = {key: entry[key] for key in ("limit", "optional", "skip") if key in entry}
-    value = entry[kind]
-    if kind == "moses":
-        files = [f"{value}.{pair.source}", f"{value}.{pair.target}"] if isinstance(value, str) else value
-        return Source("moses", tuple(path(file) for file in files), **common)
-    if kind == "tsv":
-        return Source("tsv", (path(value),), tuple(entry.get("columns", (0, 1))), **common)
-    if kind == "jsonl":
-        fields = entry.get("fields", ["{source}", "{target}"])
-        return Source("jsonl", (path(value),), tuple(map(filled, fields)), **common)
-    if kind == "hub":
+    common = {key: entry[key] for key in ("limit", "skip", "optional") if key in entry}
+    if "moses" in entry:
+        value = entry["moses"]
+        files = [f"{value}.{{source}}", f"{value}.{{target}}"] if isinstance(value, str) else value
+        return Source("moses", tuple(map(path, files)), **common)
+    if "tsv" in entry:
+        return Source("tsv", (path(entry["tsv"]),), tuple(entry.get("columns", (0, 1))), **common)
+    if "jsonl" in entry:
+        columns = entry.get("fields", ["{source}", "{target}"])
+        return Source("jsonl", (path(entry["jsonl"]),), tuple(map(filled, columns)), **common)
+    if "hub" in entry:
         column = entry.get("field", "translation")
-        fields = entry.get("fields", [column + ".{source}", column + ".{target}"])
-        local = folder / filled(value)
+        columns = entry.get("columns", [column + ".{source}", column + ".{target}"])
+        name = filled(entry["hub"])
+        local = folder / Path(name).expanduser()
         return Source(
             "hub",
-            columns=tuple(map(filled, fields)),
-            name=str(local) if local.exists() else filled(value),
+            columns=tuple(map(filled, columns)),
+            name=str(local) if local.is_dir() else name,
             config=filled(entry.get("config", "")),
             split=filled(entry.get("split", "train")),
             **common,
         )
-    extra: dict[str, Any] = {key: entry[key] for key in ("skip", "seed") if key in entry}
-    return Source("embedded", name=str(value), limit=int(entry["sentences"]), **extra)
+    if entry["embedded"] != "cldr":
+        raise ConfigError(f"{where} has no embedded corpus {entry['embedded']!r}.", "There is one: cldr.")
+    common["limit"] = min(entry["sentences"], entry.get("limit") or entry["sentences"])
+    return Source("embedded", name="cldr", seed=entry.get("seed", 1), **common)
 
 
 def _merged(old: PairCorpus | None, new: PairCorpus, path: Path) -> PairCorpus:
@@ -201,18 +274,50 @@ def _merged(old: PairCorpus | None, new: PairCorpus, path: Path) -> PairCorpus:
 
 
 def _with_languages(pairs: dict[Pair, PairCorpus], languages: Sequence[str], path: Path) -> dict[Pair, PairCorpus]:
-    """Return the pairs with the meta-test languages replaced, and taken out of the other roles."""
-    tests = [item for item in pairs.values() if item.role == "meta-test"]
-    if not tests or any(source.kind != "embedded" for sources in tests[0].sets.values() for source in sources):
+    """Return the pairs with the meta-test languages replaced, and taken out of the other roles.
+
+    If that takes the last meta-dev pair, the first of the former meta-test pairs that is free plays its part, since
+    meta-training cannot choose a checkpoint without one.
+    """
+    if any(
+        source.kind != "embedded" for item in pairs.values() for sources in item.sets.values() for source in sources
+    ):
         raise ConfigError(f"{path} is not an embedded collection.", "--languages goes with the embedded one: cldr.")
-    kept = {p: item for p, item in pairs.items() if item.role != "meta-test" and p.source not in languages}
-    for language in dict.fromkeys(languages):
-        pair = Pair.parse(f"{language}-{tests[0].pair.target}")
-        kept[pair] = PairCorpus(pair, "meta-test", tests[0].sets)
-    return kept
+    old = {role: [item for item in pairs.values() if item.role == role] for role in REQUIRED}
+    if not old["meta-test"]:
+        raise ConfigError(f"{path} has no meta-test pair to replace.", "Give it one, or leave --languages out.")
+    wanted = [Pair.parse(f"{code}-{old['meta-test'][0].pair.target}") for code in dict.fromkeys(languages)]
+    kept = [item for item in (*old["meta-train"], *old["meta-dev"]) if item.pair not in wanted]
+    if old["meta-dev"] and not any(item.role == "meta-dev" for item in kept):
+        free = [item.pair for item in old["meta-test"] if item.pair not in wanted]
+        if not free:
+            raise ConfigError(f"--languages leaves {path} no meta-dev pair.", "Leave one of its languages out.")
+        kept.append(PairCorpus(free[0], "meta-dev", old["meta-dev"][0].sets))
+    if old["meta-train"] and not any(item.role == "meta-train" for item in kept):
+        raise ConfigError(f"--languages leaves {path} no meta-train pair.", "Name fewer languages.")
+    kept += [PairCorpus(pair, "meta-test", old["meta-test"][0].sets) for pair in wanted]
+    return {item.pair: item for item in kept}
 
 
-def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _known(values: Iterable[str], known: Sequence[str], where: str) -> None:
     for key in values:
         if key not in known:
             raise ConfigError(f"Unknown key {key!r} in {where}.", did_you_mean(key, known))
+
+
+def _typed(values: Mapping[str, Any], key: str, kind: type, where: str, default: Any) -> Any:
+    """Return the value of a key, or the default; ConfigError if it is not of that type or is a negative number."""
+    value = values.get(key, default)
+    if not isinstance(value, kind) or (kind is int and not _is(value, int)):
+        raise ConfigError(f"{key} in {where} is {value!r}.", f"It must be {TYPE_NAMES.get(kind, 'a table')}.")
+    return value
+
+
+def _two(value: Any, kind: type) -> bool:
+    """Return whether a value is a list of two strings, or of two numbers of 0 or more."""
+    return isinstance(value, list) and len(value) == 2 and all(_is(item, kind) for item in value)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Return whether a value is of that very type (true is no number here) and, if a number, 0 or more."""
+    return type(value) is kind and (not isinstance(value, int) or value >= 0)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import gzip
+import io
 import json
+import lzma
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from metanmt.data.language import Pair
 from metanmt.errors import CorpusError, UsageError
 
-COMPRESSIONS = ("", ".gz", ".xz", ".zst")
+COMPRESSIONS = (".gz", ".xz", ".zst")
+CHUNK_BYTES = 1 << 17
 SentencePair = tuple[str, str]
 
 
@@ -24,7 +28,7 @@ class Source:
     Attributes:
         kind: how it is read.
         paths: the files: two for "moses", one for "tsv" and "jsonl".
-        columns: column numbers of a TSV, or field names of JSONL and hub rows (dotted for nested ones).
+        columns: column numbers of a TSV from 0, or field names of JSONL and hub rows (dotted for nested ones).
         name: hub name or local folder in the hub's layout, for "hub"; "cldr" for "embedded".
         config, split: of a hub data set.
         limit: sentence pairs read at most; 0 for all.
@@ -45,18 +49,19 @@ class Source:
     optional: bool = False
 
     def __str__(self) -> str:
-        return self.name or ", ".join(map(str, self.paths))
+        return " ".join(filter(None, (self.name, self.config, self.split))) or ", ".join(map(str, self.paths))
 
-    def missing(self) -> Path | None:
-        """Return the first of the files that does not exist, or None."""
-        return next((path for path in self.paths if not path.is_file()), None)
+    def absent(self) -> bool:
+        """Return whether it is made of files and none of them exists; one side without the other is a mistake."""
+        return bool(self.paths) and not any(path.is_file() for path in self.paths)
 
 
 def read_pairs(source: Source, pair: Pair) -> Iterator[SentencePair]:
-    """Yield the sentence pairs of a source, as they stand.
+    """Yield the sentence pairs of a source as they stand, in constant memory.
 
     Raises:
-        CorpusError: a file is missing, damaged, not UTF-8, or its sides differ in length; a row lacks a column.
+        CorpusError: a file is missing, damaged, not UTF-8, or its sides differ in length; a row lacks a column; a hub
+            data set cannot be had; the embedded corpus has no such language.
     """
     reader = {"moses": _moses, "tsv": _tsv, "jsonl": _jsonl, "hub": _hub, "embedded": _embedded}[source.kind]
     stop = source.skip + source.limit if source.limit else None
@@ -66,18 +71,17 @@ def read_pairs(source: Source, pair: Pair) -> Iterator[SentencePair]:
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file, compressed or plain, without their ends.
 
-    Only a newline ends a line (a carriage return before it is dropped): other separators of Unicode occur in text.
+    Only a newline ends a line (a carriage return before it is dropped): the other separators of Unicode, which
+    `str.splitlines` would split on, occur inside sentences and would shift one side against the other.
 
     Raises:
-        CorpusError: the file is missing, damaged, or not UTF-8.
+        CorpusError: the file is missing, damaged, not readable or not UTF-8.
     """
-    import fsspec
-
     if not path.is_file():
         raise _missing(path)
     number = 0
     try:
-        with fsspec.open(str(path), "rb", compression="infer") as lines:
+        with _open(path) as lines:
             for number, raw in enumerate(lines, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield line.removesuffix("\n").removesuffix("\r")
@@ -85,79 +89,78 @@ def read_lines(path: Path) -> Iterator[str]:
         raise CorpusError(
             f"{path} is not UTF-8 at line {number:,}.", f"Convert it, such as: iconv -f LATIN1 -t UTF-8 {path.name}"
         ) from None
+    except PermissionError:
+        raise CorpusError(f"{path} may not be read.", "Give yourself permission to read it: chmod u+r.") from None
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None:  # the disk, not the text
             raise
         raise _damaged(path, error) from None
-    except Exception as error:  # each compression has an error of its own: zlib.error, LZMAError, ZstdError, EOFError
-        if isinstance(error, (CorpusError, GeneratorExit)):
-            raise
+    except Exception as error:  # each compression has its own: zlib.error, LZMAError, ZstdError, EOFError
         raise _damaged(path, error) from None
 
 
 def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     """Return the source that a user's file names mean: two files are two sides, one is a TSV or JSONL.
 
+    Two files whose suffixes are the pair's languages the wrong way round are taken the right way round.
+
     Raises:
-        UsageError: neither. CorpusError: a file is missing.
+        UsageError: it is neither. CorpusError: a file is missing, or the first row of JSONL has no known fields.
     """
     for path in paths:
         if not path.is_file():
             raise _missing(path)
-    if len(paths) == 2:
-        return Source("moses", tuple(paths))
-    kind = _bare_suffix(paths[0]) if len(paths) == 1 else ""
-    if kind in (".tsv", ".tab"):
+    kinds = [_bare_suffix(path) for path in paths]
+    if len(paths) == 2 and paths[0] != paths[1]:
+        swapped = kinds == [f".{pair.target}", f".{pair.source}"]
+        return Source("moses", tuple(reversed(paths) if swapped else paths))
+    if kinds in ([".tsv"], [".tab"]):
         return Source("tsv", tuple(paths), (0, 1))
-    if kind in (".jsonl", ".ndjson"):
-        first = _row(next(iter(read_lines(paths[0])), "{}"), paths[0], 1)
-        for columns in ((pair.source, pair.target), ("source", "target")):
-            if all(column in first for column in columns):
-                return Source("jsonl", tuple(paths), columns)
-        return Source("jsonl", tuple(paths), (f"translation.{pair.source}", f"translation.{pair.target}"))
+    if kinds in ([".jsonl"], [".ndjson"]):
+        return _jsonl_source(paths[0], pair)
     raise UsageError(
-        f"It is not clear how to read {', '.join(map(str, paths))}.",
+        f"It is not clear how to read {', '.join(map(str, paths)) or 'no file'}.",
         f"Give two files (one of {pair.source}, one of {pair.target}), one .tsv, or one .jsonl.",
     )
 
 
 def with_compression(path: Path) -> Path:
     """Return the path with whichever compression suffix exists on the disk, or as it is."""
-    return next(
-        (path.with_name(path.name + end) for end in COMPRESSIONS if path.with_name(path.name + end).is_file()), path
-    )
+    candidates = (path, *(path.with_name(path.name + suffix) for suffix in COMPRESSIONS))
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
 def _moses(source: Source, pair: Pair) -> Iterator[SentencePair]:
-    left, right = (read_lines(path) for path in source.paths)
-    for number, (first, second) in enumerate(zip_longest(left, right)):
-        if first is None or second is None:
-            longer = number + 1 + sum(1 for _ in (right if first is None else left))
-            lengths = (number, longer) if first is None else (longer, number)
+    sides = [read_lines(path) for path in source.paths]
+    for number, lines in enumerate(zip_longest(*sides)):
+        source_line, target_line = lines
+        if source_line is None or target_line is None:
+            lengths = [number if line is None else number + 1 for line in lines]
+            longer = 0 if source_line is not None else 1
+            lengths[longer] += sum(1 for _ in sides[longer])
             raise CorpusError(
-                f"{source.paths[0]} has {lengths[0]:,} lines, {source.paths[1].name} has {lengths[1]:,}.",
+                f"{source}: {pair.source} has {lengths[0]:,} lines, {pair.target} has {lengths[1]:,}.",
                 "Line i of one side must translate line i of the other: align the files.",
             )
-        yield first, second
+        yield source_line, target_line
 
 
 def _tsv(source: Source, pair: Pair) -> Iterator[SentencePair]:
-    columns = [int(column) for column in source.columns]
+    first, second = (int(column) for column in source.columns)
     for number, line in enumerate(read_lines(source.paths[0]), start=1):
         cells = line.split("\t")
-        if len(cells) <= max(columns):
+        if len(cells) <= max(first, second):
             raise CorpusError(
-                f"{source.paths[0]} has {len(cells)} columns at line {number:,}; column {max(columns)} was asked for.",
+                f"{source.paths[0]} has {len(cells)} columns at line {number:,}, but not column {max(first, second)}.",
                 "Columns count from 0 and are separated by tabs.",
             )
-        yield cells[columns[0]], cells[columns[1]]
+        yield cells[first], cells[second]
 
 
 def _jsonl(source: Source, pair: Pair) -> Iterator[SentencePair]:
     for number, line in enumerate(read_lines(source.paths[0]), start=1):
         if line.strip():
-            row = _row(line, source.paths[0], number)
-            yield _field(row, source, 0, f"line {number:,}"), _field(row, source, 1, f"line {number:,}")
+            yield _fields(_row(line, source.paths[0], number), source, f"line {number:,}")
 
 
 def _hub(source: Source, pair: Pair) -> Iterator[SentencePair]:
@@ -170,13 +173,13 @@ def _hub(source: Source, pair: Pair) -> Iterator[SentencePair]:
             source.name, source.config or None, split=source.split, streaming=True
         )
         for number, row in enumerate(rows, start=1):
-            yield _field(row, source, 0, f"row {number:,}"), _field(row, source, 1, f"row {number:,}")
+            yield _fields(row, source, f"row {number:,}")
     except CorpusError:
         raise
-    except Exception as error:
+    except Exception as error:  # datasets raises nearly every kind there is
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CorpusError(
-            f"The data set {source.name} {source.config} {source.split} cannot be read: {reason}",
+            f"The data set {source} cannot be read: {reason}",
             "Check name, config and split, and the network; or download it and give its folder as the name.",
         ) from None
 
@@ -199,16 +202,93 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _field(row: dict[str, Any], source: Source, side: int, where: str) -> str:
+def _fields(row: dict[str, Any], source: Source, where: str) -> SentencePair:
+    sides = []
+    for column in map(str, source.columns):
+        text = _field(row, column)
+        if text is None:
+            raise CorpusError(
+                f"{source} has no text in {column!r} at {where}.",
+                f"Its fields are {', '.join(row)}; name the right ones (a dot for nested ones: translation.fi).",
+            )
+        sides.append(text)
+    return sides[0], sides[1]
+
+
+def _field(row: dict[str, Any], column: str) -> str | None:
+    """Return the text in a dotted column, or None if there is none; a null is "", which cleaning drops and counts."""
     value: Any = row
-    for key in str(source.columns[side]).split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, str):
-        raise CorpusError(
-            f"{source} has no text in {source.columns[side]!r} at {where}.",
-            f"It has: {', '.join(row)}. Name the fields in the manifest (a dot for nested ones).",
-        )
-    return value
+    for key in column.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else None
+
+
+def _jsonl_source(path: Path, pair: Pair) -> Source:
+    first = _row(next((line for line in read_lines(path) if line.strip()), "{}"), path, 1)
+    choices = [(pair.source, pair.target), ("source", "target")]
+    choices.append((f"translation.{pair.source}", f"translation.{pair.target}"))
+    for columns in choices:
+        if all(_field(first, column) is not None for column in columns):
+            return Source("jsonl", (path,), columns)
+    raise CorpusError(
+        f"{path} has the fields {', '.join(first) or 'none'}.",
+        "Name them by the languages: " + ", or ".join(" and ".join(columns) for columns in choices) + ".",
+    )
+
+
+def _open(path: Path) -> IO[bytes] | io.BufferedIOBase:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".xz":
+        return lzma.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Zstandard(path), CHUNK_BYTES)
+    return path.open("rb")
+
+
+class _Zstandard(io.RawIOBase):
+    """A decompressed file of Zstandard frames.
+
+    The library's own reader stops after the first frame and takes half a file for a whole one, both in silence.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import zstandard
+
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._file = path.open("rb")
+        self._frame: Any = None
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer and return how many bytes were put there; 0 at the end. EOFError: the last frame is cut."""
+        while not self._ready:
+            inside = self._frame is not None and not self._frame.eof
+            unused = b"" if inside or self._frame is None else self._frame.unused_data
+            compressed = unused or self._file.read(CHUNK_BYTES)
+            if not compressed:
+                if inside:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            if not inside:
+                self._frame = self._decompressor.decompressobj()
+            self._ready = self._frame.decompress(compressed)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        """Close the file below, too."""
+        self._file.close()
+        super().close()
 
 
 def _bare_suffix(path: Path) -> str:
@@ -216,7 +296,7 @@ def _bare_suffix(path: Path) -> str:
 
 
 def _missing(path: Path) -> CorpusError:
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1, cutoff=0.5)
     return CorpusError(
         f"No file {path}.", f"Did you mean {path.with_name(near[0])}?" if near else "Check the path (and --root)."
     )

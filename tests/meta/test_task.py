@@ -1,0 +1,110 @@
+"""Episodes: a pure function of (seed, step), disjoint, of the right size, little padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metanmt.config import BatchConfig, OuterConfig
+from metanmt.data.batch import Batch
+from metanmt.data.language import Pair
+from metanmt.data.store import Bitext, Side
+from metanmt.errors import CorpusError
+from metanmt.meta.task import Episode, EpisodeSampler, Task
+
+PAD = 0
+BATCH = BatchConfig(max_tokens=200, window=6)
+
+
+def task(name: str, sentences: int, first_id: int = 1) -> Task:
+    """Return a task whose sentence i consists of the id first_id + i, repeated as often as it is long."""
+    lengths = np.random.default_rng(3).integers(2, 40, sentences)
+    side = Side.of([[first_id + index] * int(length) for index, length in enumerate(lengths)])
+    bitext = Bitext(side, side, lengths)
+    return Task(Pair(name, "en"), bitext, np.arange(sentences), float(lengths.mean()))
+
+
+def sentences(batch: Batch) -> set[int]:
+    return {int(row[0]) for part in batch for row in part.labels}
+
+
+def sampler(tasks: list[Task], seed: int = 1, **outer: object) -> EpisodeSampler:
+    return EpisodeSampler(tasks, OuterConfig(meta_batch_size=2, **outer), BATCH, PAD, seed)  # type: ignore[arg-type]
+
+
+def fingerprint(episodes: list[Episode]) -> list[list[int]]:
+    return [sorted(sentences(batch)) for episode in episodes for batch in episode.batches]
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step() -> None:
+    tasks = [task("de", 900), task("fr", 900, 2000)]
+    first = sampler(tasks)
+    for step in range(5):
+        first.meta_batch(step, 1)
+    assert fingerprint(first.meta_batch(7, 2)) == fingerprint(sampler(tasks).meta_batch(7, 2))
+    assert fingerprint(first.meta_batch(7, 2)) != fingerprint(first.meta_batch(8, 2))
+    assert fingerprint(first.meta_batch(7, 2)) != fingerprint(sampler(tasks, seed=2).meta_batch(7, 2))
+
+
+def test_support_and_query_share_no_sentence() -> None:
+    episodes = sampler([task("de", 300), task("fr", 300)])
+    for step in range(30):
+        for episode in episodes.meta_batch(step, 3):
+            seen: set[int] = set()
+            for batch in episode.batches:
+                assert sentences(batch)
+                assert not seen & sentences(batch)
+                seen |= sentences(batch)
+
+
+def test_batches_have_the_size_that_was_asked_for() -> None:
+    drawn = sampler([task("de", 5000), task("fr", 5000)])
+    sizes = [b.target_tokens for step in range(40) for e in drawn.meta_batch(step, 1) for b in e.batches]
+    assert np.mean(sizes) == pytest.approx(BATCH.max_tokens, rel=0.1)
+    assert max(sizes) < 1.6 * BATCH.max_tokens
+    assert Episode(Pair("de", "en"), (), None).target_tokens == 0
+
+
+def test_every_sentence_is_equally_likely() -> None:
+    """Length sorting must not favour short or long sentences."""
+    one = task("de", 400)
+    drawn = sampler([one, one])
+    counts = np.zeros(401)
+    for step in range(400):
+        for episode in drawn.meta_batch(step, 0):
+            counts[list(sentences(episode.query))] += 1  # type: ignore[arg-type]
+    lengths = one.bitext.target.lengths(np.arange(400))
+    shorter = lengths < np.median(lengths)
+    assert counts[1:].min() > 0
+    assert counts[1:][shorter].mean() == pytest.approx(counts[1:][~shorter].mean(), rel=0.15)
+
+
+def test_a_window_saves_padding() -> None:
+    def padding(window: int) -> float:
+        drawn = EpisodeSampler(
+            [task("de", 5000)], OuterConfig(meta_batch_size=1), BatchConfig(600, 4000, window), PAD, 1
+        )
+        parts = [p for step in range(30) for e in drawn.meta_batch(step, 0) for b in e.batches for p in b]
+        return 1 - sum(int((p.labels != PAD).sum()) for p in parts) / sum(p.labels.numel() for p in parts)
+
+    assert padding(20) < 0.08 < padding(1)
+
+
+def test_tasks_are_drawn_without_repetition_and_by_temperature() -> None:
+    tasks = [task("de", 3200), task("fr", 100)]
+    uniform = sampler(tasks)
+    assert all({t.pair.source for t in uniform.draw_tasks(step)} == {"de", "fr"} for step in range(10))
+    by_size = sampler(tasks, task_sampling="temperature", temperature=5.0)
+    assert by_size.probabilities == pytest.approx([2 / 3, 1 / 3])
+    assert uniform.probabilities == pytest.approx([0.5, 0.5])
+
+
+def test_reptile_draws_no_query() -> None:
+    episode = sampler([task("de", 500), task("fr", 500)]).meta_batch(0, 2, query=False)[0]
+    assert episode.query is None
+    assert len(episode.batches) == 2
+
+
+def test_too_few_sentences_for_an_episode() -> None:
+    with pytest.raises(CorpusError, match="too few"):
+        sampler([task("de", 3), task("fr", 3)]).meta_batch(0, 5)

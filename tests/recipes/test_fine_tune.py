@@ -1,0 +1,190 @@
+"""`fine-tune` end to end, from a data folder and from a user's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metanmt.config import FineTuneConfig
+from metanmt.data.cldr import sentence_pairs
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
+from metanmt.errors import CheckpointError, CorpusError, MetanmtError, UsageError
+from metanmt.recipes import fine_tune, prepare
+from metanmt.recipes.fine_tune import Text
+
+QUICK = FineTuneConfig(max_epochs=1, min_updates=4, max_updates=4, evaluations=1, metric="loss", max_tokens=300)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    pairs = list(sentence_pairs("is", 60))
+    sides = (tmp_path / "my.is", tmp_path / "my.en")
+    for path, lines in zip(sides, zip(*pairs, strict=True), strict=True):
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return sides
+
+
+def adapt(init: Path | str, pair: str, out: Path, text: Text, **more: Any) -> dict[str, Any]:
+    return fine_tune.run(str(init), pair, out, text, QUICK, **more)
+
+
+def test_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    facts = adapt(run_folder, "fi-en", tmp_path / "tuned", Text(data=data, budget_words=200), seed=3)
+    assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
+    assert 0 < facts["train_words"] <= 200
+    assert facts["updates"] == 4
+    written = json.loads((tmp_path / "tuned" / "fine_tune.json").read_text(encoding="utf-8"))
+    assert {**written, "model": str(tmp_path / "tuned")} == facts
+    again = adapt(run_folder, "fi-en", tmp_path / "again", Text(data=data, budget_words=200), seed=3)
+    assert again["history"] == facts["history"]
+    other = adapt(run_folder, "fi-en", tmp_path / "other", Text(data=data, budget_words=200), seed=4)
+    assert other["history"] != facts["history"]
+
+
+def test_from_ones_own_files_a_tenth_is_held_out(run_folder: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    facts = adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))
+    assert facts["dev_sentences"] == 10
+    assert facts["sentences"] + facts["dev_sentences"] + sum(facts.get("dropped", {}).values()) == 60
+
+
+def test_what_is_in_dev_leaves_train(run_folder: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    dev = [path.with_name(f"dev{path.suffix}") for path in files]
+    for path, short in zip(files, dev, strict=True):
+        short.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:7]), encoding="utf-8")
+    facts = adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files, dev_files=dev))
+    assert facts["dropped"]["also in dev"] >= 7
+    assert facts["dev_sentences"] == 7
+
+
+def test_from_scratch_with_a_vocabulary_of_its_own(files: tuple[Path, Path], tmp_path: Path) -> None:
+    tsv = tmp_path / "my.tsv"
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in files]
+    tsv.write_text("".join(f"{a}\t{b}\n" for a, b in zip(*lines, strict=True)), encoding="utf-8")
+    facts = adapt("none", "is-en", tmp_path / "tuned", Text(train_files=[tsv]))
+    assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
+
+
+def test_from_scratch_on_a_data_folder(data: Path, tmp_path: Path) -> None:
+    facts = adapt("none", "fi-en", tmp_path / "tuned", Text(data=data))
+    assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
+
+
+Case = Callable[[Path, Path, tuple[Path, Path], Path], tuple[Any, str, Text]]
+MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
+    "budget larger than the corpus": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, budget_words=10**6)),
+        UsageError,
+        "1,000,000 words is larger than the corpus",
+        "at most",
+    ),
+    "no budget": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, budget_words=0)),
+        UsageError,
+        "no words",
+        "positive",
+    ),
+    "unknown pair": (
+        lambda run, data, files, tmp: (run, "fj-en", Text(data=data)),
+        UsageError,
+        "no pair fj-en",
+        "fi-en",
+    ),
+    "unknown set": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, train_set="trian")),
+        UsageError,
+        "no set 'trian'",
+        "train",
+    ),
+    "not a pair": (
+        lambda run, data, files, tmp: (run, "finnish", Text(data=data)),
+        UsageError,
+        "not a language pair",
+        "fi-en",
+    ),
+    "no text": (lambda run, data, files, tmp: (run, "fi-en", Text()), UsageError, "not given once", "--train"),
+    "text twice": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, train_files=files)),
+        UsageError,
+        "not given once",
+        "--data",
+    ),
+    "unknown target": (
+        lambda run, data, files, tmp: (run, "is-fr", Text(train_files=files)),
+        UsageError,
+        "cannot translate into 'fr'",
+        "language that it knows",
+    ),
+    "no checkpoint": (
+        lambda run, data, files, tmp: (tmp, "fi-en", Text(data=data)),
+        CheckpointError,
+        "not a checkpoint",
+        "meta-train or fine-tune",
+    ),
+    "missing file": (
+        lambda run, data, files, tmp: (run, "is-en", Text(train_files=[files[0], tmp / "my.em"])),
+        CorpusError,
+        "No file",
+        "my.en",
+    ),
+    "three files": (
+        lambda run, data, files, tmp: (run, "is-en", Text(train_files=[*files, files[0]])),
+        UsageError,
+        "not clear",
+        "two files",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name: str, run_folder: Path, data: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    case, kind, cause, remedy = MISTAKES[name]
+    init, pair, text = case(run_folder, data, files, tmp_path)
+    with pytest.raises(kind) as caught:
+        adapt(init, pair, tmp_path / "tuned", text)
+    assert cause in caught.value.cause
+    assert remedy in caught.value.remedy
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_data_of_another_tokenizer(run_folder: Path, manifest: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(manifest.read_text(encoding="utf-8").replace("700", "650"), encoding="utf-8")
+    prepare.run(other, tmp_path / "data")
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        adapt(run_folder, "fi-en", tmp_path / "tuned", Text(data=tmp_path / "data"))
+
+
+def test_empty_sides_and_sides_of_different_length(run_folder: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[0].write_text("\n" * 60, encoding="utf-8")
+    with pytest.raises(CorpusError, match="after cleaning"):
+        adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))
+    files[0].write_text("a\n" * 59, encoding="utf-8")
+    with pytest.raises(CorpusError, match="59 lines"):
+        adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))
+
+
+def test_an_existing_folder_is_kept(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "precious").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="exists already"):
+        adapt(run_folder, "fi-en", tmp_path / "tuned", Text(data=data))
+    assert (tmp_path / "tuned" / "precious").read_text(encoding="utf-8") == "mine"
+
+
+def test_training_needs_neither_text_nor_datasets(
+    run_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    import sys
+
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    shutil.rmtree(copy / "text")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert TokenStore.open(copy).bitext(Pair("fi", "en")).source.ids.flags.writeable is False
+    adapt(run_folder, "fi-en", tmp_path / "tuned", Text(data=copy, budget_words=100))

@@ -1,0 +1,162 @@
+"""`meta-train` end to end: falling loss, equal cost, exact resume, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from metanmt.errors import CheckpointError, UsageError
+from metanmt.meta.run import Run
+from metanmt.recipes import meta_train, prepare
+from tests.recipes.conftest import SETTINGS, small_config
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
+def test_the_run_folder_is_whole(run_folder: Path) -> None:
+    names = {path.name for path in run_folder.iterdir()}
+    assert names == {"config.toml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "last"}
+    assert not list(run_folder.rglob("*.tmp"))
+    assert (run_folder / "best" / "model.safetensors").is_file()
+    assert len(list((run_folder / "checkpoints").iterdir())) <= 2
+
+
+def test_the_loss_falls_and_the_phases_follow_each_other(run_folder: Path) -> None:
+    steps = [line for line in metrics(run_folder) if "phase" in line]
+    assert [line["phase"] for line in steps] == sorted((line["phase"] for line in steps), reverse=True)
+    assert {line["phase"] for line in steps} == {"joint", "fomaml"}
+    assert steps[-1]["query_loss"] < steps[0]["query_loss"] - 0.5
+    shares = [line["target_tokens"] / 6000 for line in steps if line["phase"] == "joint"]
+    assert max(shares) == pytest.approx(0.6, abs=0.1)
+
+
+@pytest.mark.parametrize("learner", ["joint", "reptile"])
+def test_other_learners_cost_the_same(learner: str, data: Path, tmp_path: Path, run_folder: Path) -> None:
+    facts = meta_train.run(small_config(f"outer.learner={learner}"), data, tmp_path / learner)
+    cost = metrics(run_folder)[-1]["target_tokens"]
+    assert facts["target_tokens"] == pytest.approx(cost, rel=0.1)
+    losses = [
+        line.get("query_loss", line.get("support_loss")) for line in metrics(tmp_path / learner) if "phase" in line
+    ]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_an_interrupted_and_resumed_run_has_the_same_bits(
+    data: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after, steps = 9, 0
+    plain = meta_train.outer_step
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*arguments)
+
+    monkeypatch.setattr(meta_train, "outer_step", counted)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        meta_train.run(small_config(), data, out)
+    assert steps == stop_after
+    meta_train.run(small_config(), data, out, resume=True)
+    assert weights(out / "last") == weights(run_folder / "last")
+    assert weights(out / "best") == weights(run_folder / "best")
+    assert metrics(out) == metrics(run_folder)
+
+
+def test_a_killed_run_has_the_same_bits(data: Path, tmp_path: Path, run_folder: Path) -> None:
+    """`kill -9` between two checkpoints: metrics that were written after the last one are written again."""
+    out = tmp_path / "run"
+    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
+    config = tmp_path / "empty.toml"
+    config.write_text("", encoding="utf-8")
+    command = [sys.executable, "-m", "metanmt", "meta-train", str(config), "--data", str(data), "--out", str(out)]
+    process = subprocess.Popen([*command, *overrides], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    watch = threading.Timer(240, process.kill)
+    watch.start()
+    path = out / "metrics.jsonl"
+    while process.poll() is None:
+        if (out / "last").exists() and json.loads((path.read_text().splitlines() or ["{}"])[-1]).get("phase"):
+            process.kill()
+    assert process.wait() == -signal.SIGKILL
+    watch.cancel()
+    meta_train.run(small_config(), data, out, resume=True)
+    assert weights(out / "last") == weights(run_folder / "last")
+    assert metrics(out) == metrics(run_folder)
+
+
+def test_an_existing_run_is_refused_without_resume(data: Path, run_folder: Path) -> None:
+    before = metrics(run_folder)
+    with pytest.raises(UsageError, match="exists already"):
+        meta_train.run(small_config(), data, run_folder)
+    assert metrics(run_folder) == before
+
+
+def test_resume_needs_a_checkpoint_and_the_same_configuration(data: Path, run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no checkpoint to resume"):
+        meta_train.run(small_config(), data, tmp_path / "none", resume=True)
+    with pytest.raises(UsageError, match="configuration differs"):
+        meta_train.run(small_config("inner.steps=3"), data, run_folder, resume=True)
+
+
+def test_resume_needs_the_same_data(manifest: Path, run_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(manifest.read_text(encoding="utf-8").replace("700", "650"), encoding="utf-8")
+    prepare.run(other, tmp_path / "data")
+    with pytest.raises(CheckpointError, match="other data"):
+        meta_train.run(small_config(), tmp_path / "data", run_folder, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(run_folder: Path, tmp_path: Path, data: Path) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(run_folder, out, symlinks=True)
+    state = (out / "last" / "trainer.safetensors").resolve()
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        meta_train.run(small_config(), data, out, resume=True)
+
+
+def test_a_checkpoint_is_never_half_written(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No space left in the middle of a save: the run still has its former checkpoint, and no trace of the new one."""
+    import shutil
+
+    import torch
+
+    from metanmt.data.language import Pair
+    from metanmt.meta import run as run_module
+    from metanmt.nmt.checkpoint import load_checkpoint
+
+    out = tmp_path / "run"
+    shutil.copytree(run_folder, out, symlinks=True)
+    model, tokenizer = load_checkpoint(out / "last")
+    files = Run(out)
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = files.load(model, optimizer)
+    before = weights(out / "last")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        files.save(run_module.RunState(step=state.step + 1), model, optimizer, tokenizer, Pair("de", "en"))
+    assert weights(out / "last") == before
+    assert not list(out.rglob("*.tmp"))

@@ -1,0 +1,111 @@
+"""The command line: exit codes, one line of cause and one of remedy, results on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metanmt.cli import main
+
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert f"metanmt {command}" in text.split("examples:")[1]
+
+
+def test_settings_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["meta-train", "--help"])
+    assert "inner.learning_rate = " in capsys.readouterr().out
+
+
+MISTAKES = {
+    "no data folder": (
+        ["meta-train", "tiny", "--data", "{tmp}/no", "--out", "{tmp}/r"],
+        "not a prepared data",
+        "prepare",
+    ),
+    "no config": (["meta-train", "tinny.toml", "--data", "d", "--out", "{tmp}/r"], "No configuration", "tiny"),
+    "unknown key": (
+        ["meta-train", "tiny", "--data", "d", "--out", "{tmp}/r", "--set", "inner.step=3"],
+        "Unknown key 'step'",
+        "Did you mean 'steps'?",
+    ),
+    "unknown section": (
+        ["meta-train", "tiny", "--data", "d", "--out", "{tmp}/r", "--set", "iner.steps=3"],
+        "Unknown key 'iner'",
+        "Did you mean 'inner'?",
+    ),
+    "not an override": (
+        ["meta-train", "tiny", "--data", "d", "--out", "{tmp}/r", "--set", "steps"],
+        "not an override",
+        "section.key=value",
+    ),
+    "wrong type": (
+        ["meta-train", "tiny", "--data", "d", "--out", "{tmp}/r", "--set", "inner.steps=many"],
+        "not of type int",
+        "value of that type",
+    ),
+    "no manifest": (["prepare", "no.toml", "--out", "{tmp}/d"], "No manifest", "cldr"),
+    "missing corpus": (["prepare", "europe", "--root", "{tmp}", "--out", "{tmp}/d"], "No file", "--root"),
+    "no model": (
+        ["evaluate", "--model", "{tmp}/no", "--data", "{tmp}", "--pair", "fi-en"],
+        "not a prepared",
+        "prepare",
+    ),
+    "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "not a checkpoint", "meta-train"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_exit_with_2_and_one_line_each(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, cause, remedy = MISTAKES[name]
+    assert main([part.format(tmp=tmp_path) for part in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.rstrip("\n").split("\n")
+    assert len(lines) == 2
+    assert cause in lines[0]
+    assert remedy in lines[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback() -> None:
+    from metanmt.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        main(["prepare", "no.toml", "--out", "d", "--debug"])
+
+
+def test_an_error_of_the_operating_system_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert main(["prepare", "cldr", "--out", str(tmp_path / "file" / "data")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from metanmt.recipes import prepare
+
+    def interrupted(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "run", interrupted)
+    assert main(["prepare", "cldr", "--out", "never"]) == 130
+    assert "Stopped" in capsys.readouterr().err
+
+
+def test_json_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from metanmt.recipes import evaluate
+
+    monkeypatch.setattr(evaluate, "run", lambda **arguments: {"pair": arguments["pair"], "split": arguments["split"]})
+    assert main(["evaluate", "--model", "m", "--data", "d", "--pair", "fi-en", "--split", "test-news", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"pair": "fi-en", "split": "test-news"}
