@@ -94,7 +94,7 @@ class RunConfig:
     """The run as a whole."""
 
     seed: int = setting(1, "everything random follows from it")
-    precision: Precision = setting("auto", "auto: bfloat16 on a GPU or CPU that multiplies in it, else float32")
+    precision: Precision = setting("auto", "auto: bfloat16 on a GPU that multiplies in it, else float32")
     log_every: int = setting(10, "outer steps between two lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints, beside those at meta-validations")
 

@@ -31,16 +31,13 @@ def device() -> torch.device:
 def autocast(precision: str, where: torch.device) -> AbstractContextManager[Any]:
     """Return the context for forward passes; weights, gradients and loss stay in float32 either way.
 
-    "auto" is bfloat16 on hardware that multiplies in it (GPUs, and CPUs with AVX512-BF16 or AMX, where it is about
-    twice as fast), else float32.
+    "auto" is bfloat16 on a GPU that multiplies in it, else float32. A CPU with AVX512-BF16 is faster in bfloat16 only
+    while shapes recur: the kernels are compiled anew for every shape of batch, which costs the gain and gigabytes.
     """
     import torch
 
     if precision == "auto":
-        if where.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if fast else "float32"
     if precision == "float32":
         return nullcontext()

@@ -85,26 +85,25 @@ def write_corpus(manifest: Manifest, folder: Path) -> CorpusReport:
     Raises:
         CorpusError: a source cannot be read, or a set that a pair needs is empty in the end.
     """
-    report, held_out = CorpusReport(), HeldOut()
     reports: dict[tuple[str, str], SetReport] = {}
+    held_out = HeldOut()
     with Progress("cleaning", None, "sentences") as progress:
+
+        def write(item: PairCorpus, kind: str, excluded: HeldOut, *holders: HeldOut) -> None:
+            for name in _sets(item, kind):
+                written = _write_set(item, name, folder, manifest.cleaning, excluded, holders, progress)
+                reports[str(item.pair), name] = written
+
         for item in manifest.pairs:
             own_tests = HeldOut()
-            for kind, excluded, holders in (
-                ("test", HeldOut(), (own_tests, held_out)),
-                ("dev", own_tests, (held_out,)),
-            ):
-                for name in _sets(item, kind):
-                    reports[str(item.pair), name] = _write_set(
-                        item, name, folder, manifest.cleaning, excluded, holders, progress
-                    )
+            write(item, "test", HeldOut(), own_tests, held_out)
+            write(item, "dev", own_tests, held_out)
         for item in manifest.pairs:
-            for name in _sets(item, "train"):
-                reports[str(item.pair), name] = _write_set(
-                    item, name, folder, manifest.cleaning, held_out, (), progress
-                )
+            write(item, "train", held_out)
+    report = CorpusReport(
+        {(str(item.pair), name): reports[str(item.pair), name] for item in manifest.pairs for name in item.sets}
+    )
     for item in manifest.pairs:
-        report.sets |= {(str(item.pair), name): reports[str(item.pair), name] for name in item.sets}
         _check(item, report)
     return report
 
