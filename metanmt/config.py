@@ -57,7 +57,7 @@ class OuterConfig:
     )
     joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over")
     meta_batch_size: int = setting(4, "tasks an outer step")
-    learning_rate: float = setting(2e-3, "peak outer learning rate")
+    learning_rate: float = setting(1e-3, "peak outer learning rate")
     warmup_steps: int = setting(100, "outer steps of linear warm-up")
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] = setting("linear", "decay after the warm-up")
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")

@@ -5,6 +5,8 @@ It only calls the recipes, prints the command that each call stands for, and gat
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +20,11 @@ from metanmt.errors import UsageError
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
 from metanmt.runlog import duration, say
-from metanmt.runtime import refuse_existing
+from metanmt.runtime import write_json
 
 CONFIG = "tiny"
 LEARNERS = ("joint", "fomaml")
+SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
 TUNING = ("fine_tune.max_epochs=20", "fine_tune.evaluations=6", "fine_tune.patience=3", "fine_tune.dev_sentences=100")
 EXAMPLES = 3
 
@@ -32,7 +35,7 @@ def run(
     """Prepare, meta-train two learners at equal cost, adapt to every unseen language, evaluate.
 
     Args:
-        out: the demo's folder; it must not exist.
+        out: the demo's folder; what an interrupted demo left there is gone on with.
         languages: unseen languages to use instead of the default four.
         budget_words: English words to adapt on.
         target_tokens: cost of each meta-training, if not the configuration's.
@@ -40,27 +43,31 @@ def run(
     Returns:
         "rows": a dict a language and arm with its scores; "examples"; "signatures"; "elapsed_seconds".
     """
-    refuse_existing(out)
     if budget_words < 1:
         raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
     started = time.monotonic()
+    _same_demo(out, {"languages": list(languages), "budget_words": budget_words, "target_tokens": target_tokens})
     data = out / "data"
     chosen = f" --languages {','.join(languages)}" if languages else ""
     _command(f"prepare cldr --out {data}{chosen}")
-    prepare.run(shipped_manifest("cldr"), data, languages=languages)
+    if not data.exists():
+        prepare.run(shipped_manifest("cldr"), data, languages=languages)
     pairs = TokenStore.open(data).pairs("meta-test")
     runs = {learner: out / f"run-{learner}" for learner in LEARNERS}
     for learner, folder in runs.items():
         settings = [f"outer.max_target_tokens={target_tokens}"] if target_tokens else []
-        given = "".join(f" --set {setting}" for setting in settings)
+        given = "".join(f" --set {setting}" for setting in (*SHORT, *settings))
         _command(f"meta-train {CONFIG} --data {data} --learner {learner} --out {folder}{given}")
-        meta_train.run(load_config(Path(CONFIG), [*settings, f"outer.learner={learner}"]), data, folder)
+        config = load_config(Path(CONFIG), [*SHORT, *settings, f"outer.learner={learner}"])
+        if folder.exists() and not (folder / "last").exists():
+            shutil.rmtree(folder)  # interrupted before its first checkpoint: nothing of value is in it
+        meta_train.run(config, data, folder, resume=folder.exists())
     rows = []
     for pair in pairs:
         rows += _language(pair, data, out, runs, budget_words)
     return {
         "budget_words": budget_words,
-        "cost_target_tokens": target_tokens or load_config(Path(CONFIG)).outer.max_target_tokens,
+        "cost_target_tokens": target_tokens or load_config(Path(CONFIG), SHORT).outer.max_target_tokens,
         "rows": rows,
         "examples": _examples(rows, data),
         "elapsed_seconds": round(time.monotonic() - started, 1),
@@ -75,22 +82,35 @@ def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_w
         given = "".join(f" --set {setting}" for setting in TUNING)
         _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
         config = load_config(Path(CONFIG), TUNING)
-        fine_tune.run(
-            init,
-            str(pair),
-            tuned,
-            fine_tune.Text(data=data, budget_words=budget_words),
-            config.fine_tune,
-            model=config.model,
-        )
+        if not tuned.exists():
+            fine_tune.run(
+                init,
+                str(pair),
+                tuned,
+                fine_tune.Text(data=data, budget_words=budget_words),
+                config.fine_tune,
+                model=config.model,
+            )
         rows.append(_scored(pair, arm, tuned, data))
     return rows
 
 
 def _scored(pair: Pair, arm: str, model: Path, data: Path) -> dict[str, Any]:
-    _command(f"evaluate --model {model} --data {data} --pair {pair}")
-    facts = evaluate.run(model=model, pair=str(pair), data=data)
+    _command(f"evaluate --model {model} --data {data} --pair {pair} --bootstrap 0")
+    facts = evaluate.run(model=model, pair=str(pair), data=data, bootstrap=0)
     return {"pair": str(pair), "arm": arm, **facts}
+
+
+def _same_demo(out: Path, settings: dict[str, Any]) -> None:
+    """Make the demo's folder, or make sure that an existing one was made with the same settings."""
+    path = out / "demo.json"
+    if out.exists() and any(out.iterdir()):
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
+            raise UsageError(f"{out} exists already and is not of this demo.", "Give another --out.")
+        say(f"Going on with {out}")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
 
 
 def _examples(rows: Sequence[dict[str, Any]], data: Path) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -50,6 +51,23 @@ def seed_torch(*entropy: int) -> None:
     import torch
 
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
+
+
+@functools.cache
+def quiet_transformers() -> None:
+    """Silence the warnings and progress bars of `transformers`; downloads from the hub keep theirs.
+
+    What matters of it becomes an error of ours. TRANSFORMERS_VERBOSITY in the environment brings the warnings back.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    hub_is_silent = are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if not hub_is_silent:
+        enable_progress_bars()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
 
 
 def peak_memory_bytes() -> int:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from metanmt.data.language import Pair
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError, did_you_mean
+from metanmt.runtime import quiet_transformers
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
 PAD_ID, UNKNOWN_ID, END_ID = 0, 1, 2
@@ -138,6 +139,7 @@ class PretrainedTokenizer:
     def __init__(self, name: str, codes: dict[str, str]) -> None:
         from transformers import AutoTokenizer
 
+        quiet_transformers()
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
@@ -152,15 +154,17 @@ class PretrainedTokenizer:
     def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return the checkpoint's own encoding of sources."""
         self._set(pair)
-        return [list(ids) for ids in self._tokenizer(list(sentences))["input_ids"]]
+        return [list(ids) for ids in self._tokenizer(list(sentences))["input_ids"]] if sentences else []
 
     def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return the checkpoint's own encoding of targets."""
         self._set(pair)
-        return [list(ids) for ids in self._tokenizer(text_target=list(sentences))["input_ids"]]
+        return [list(ids) for ids in self._tokenizer(text_target=list(sentences))["input_ids"]] if sentences else []
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the sentences, special tokens dropped."""
+        if not ids:
+            return []
         return list(self._tokenizer.batch_decode([list(sentence) for sentence in ids], skip_special_tokens=True))
 
     def forced_bos_id(self, pair: Pair) -> int | None:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError
-from metanmt.nmt.model import check_vocabulary, load_model
+from metanmt.nmt.model import check_vocabulary, first_tokens, load_model
+from metanmt.runtime import quiet_transformers
 
 
 def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None) -> None:
@@ -19,11 +20,12 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, 
         folder: an existing or new folder, normally a temporary one that is renamed afterwards.
         model: saved in float32 safetensors.
         tokenizer: saved beside it, set to the languages of `pair`.
-        pair: which pair a plain `AutoTokenizer` is to translate; its forced first token goes into the
-            generation configuration.
+        pair: which pair a plain `AutoTokenizer` is to translate; its first tokens go into the generation
+            configuration.
     """
+    quiet_transformers()
     if pair is not None:
-        model.generation_config.forced_bos_token_id = tokenizer.forced_bos_id(pair)
+        model.generation_config.update(**first_tokens(model, tokenizer.forced_bos_id(pair)))
     model.save_pretrained(folder)
     tokenizer.save(folder, pair)
 

@@ -52,10 +52,13 @@ class Loss:
 
 
 def decoder_input(labels: Tensor, config: object, pad_id: int) -> Tensor:
-    """Return the labels (B, T) shifted right by one, with the decoder's start token first."""
-    start = getattr(config, "decoder_start_token_id", None)
+    """Return the labels (B, T) shifted right by one, with the decoder's start token first.
+
+    mBART has none: the last token of the labels, the language's code or the end mark, comes first (Liu et al. 2020).
+    """
     shifted = labels.roll(1, dims=1)
-    if start is None:  # mBART: the last token of the labels comes first
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is None or getattr(config, "model_type", "") == "mbart":
         last = (labels != pad_id).sum(dim=1, keepdim=True) - 1
         shifted[:, 0] = labels.gather(1, last).squeeze(1)
     else:

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, M2M100ForConditionalGeneration, PreTrainedModel
 
 from metanmt.config import ModelConfig
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.runtime import quiet_transformers
 
 # d_model, feed-forward, layers of encoder and of decoder, heads
 SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -31,6 +33,7 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
     Raises:
         CheckpointError: a pretrained checkpoint that cannot be loaded or has another vocabulary.
     """
+    quiet_transformers()
     if config.checkpoint:
         model = load_model(config.checkpoint)
         check_vocabulary(model, tokenizer, config.checkpoint)
@@ -65,14 +68,23 @@ def load_model(name: str) -> PreTrainedModel:
 
     Only safetensors weights are read: nothing is ever unpickled.
     """
+    quiet_transformers()
     try:
-        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"No sequence-to-sequence model can be loaded from {name}: {reason}",
-            "Give the folder of a complete Hugging Face checkpoint with safetensors weights.",
-        ) from None
+        model, facts = AutoModelForSeq2SeqLM.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise _not_loaded(name, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
+    if absent := sorted(facts["missing_keys"]):  # transformers would fill them at random and go on
+        raise _not_loaded(name, f"{len(absent)} weights are missing, such as {absent[0]}.")
+    return model
+
+
+def _not_loaded(name: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"No sequence-to-sequence model can be loaded from {name}: {reason}",
+        "Give the folder of a complete Hugging Face checkpoint with safetensors weights.",
+    )
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
@@ -86,12 +98,26 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, name: str) ->
 
 
 def set_dropout(model: PreTrainedModel, probability: float) -> None:
-    """Set dropout on residual branches and attention weights throughout the model."""
+    """Set dropout on residual branches and attention weights throughout the model; no whole layer is ever dropped."""
     for module in model.modules():
+        if hasattr(module, "layerdrop"):  # a layer without a gradient would be no part of the episode
+            module.layerdrop = 0.0
         if isinstance(module, nn.Dropout):
             module.p = probability
-        elif isinstance(getattr(module, "dropout", None), float):
+        elif isinstance(getattr(module, "dropout", None), float | int):
             module.dropout = probability
+
+
+def first_tokens(model: PreTrainedModel, forced_bos_id: int | None) -> dict[str, int | None]:
+    """Return what generation begins with, as settings of `generate`: the same tokens as in training.
+
+    A model with language codes writes its start token, then is forced to write the target's code. The first mBART
+    starts with the code itself.
+    """
+    config = model.config
+    if config.model_type == "mbart" and config.decoder_start_token_id != config.eos_token_id:
+        return {"decoder_start_token_id": forced_bos_id, "forced_bos_token_id": None}
+    return {"forced_bos_token_id": forced_bos_id}
 
 
 def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:

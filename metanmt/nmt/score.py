@@ -49,6 +49,7 @@ def score(
         metrics["ter"] = TER(references=[list(references)])
     results = {}
     for name, metric in metrics.items():
+        _compute_in_plain_floats(metric)
         result = metric.corpus_score(list(hypotheses), None, n_bootstrap=max(1, bootstrap))
         results[name] = asdict(
             Score(
@@ -60,6 +61,18 @@ def score(
             )
         )
     return results
+
+
+def _compute_in_plain_floats(metric: Any) -> None:
+    """Make every resample's score a Python float: sacreBLEU 2.6 mixes it with numpy's and then cannot average them."""
+    compute = metric._compute_score_from_stats
+
+    def plain(stats: Any) -> Any:
+        result = compute(stats)
+        result.score = float(result.score)
+        return result
+
+    metric._compute_score_from_stats = plain
 
 
 def quick_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -11,11 +12,17 @@ from transformers import PreTrainedModel
 
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
+from metanmt.nmt.model import first_tokens
 from metanmt.runlog import Progress
 
 LONGEST_SOURCE = 256
-# Where a long sentence may be cut, best first; what stands before a cut keeps its mark.
-CUTS = (re.compile(r"(?<=[.!?…。！？।؟])\s*"), re.compile(r"(?<=[,;:，、；：،])\s*"), re.compile(r"\s+"))
+# Where a long sentence may be cut, best first: behind a mark and its space (but not inside 3.5), or a mark that none
+# follows, such as the Chinese full stop; then at spaces.
+CUTS = (
+    re.compile(r"(?<=[.!?…।؟])\s+|(?<=[。！？])\s*"),
+    re.compile(r"(?<=[,;:،])\s+|(?<=[，、；：])\s*"),
+    re.compile(r"\s+"),
+)
 
 
 @torch.inference_mode()
@@ -60,7 +67,7 @@ def translate_ids(
                 length_penalty=length_penalty,
                 early_stopping=beam > 1,
                 max_new_tokens=_bound(longest),
-                forced_bos_token_id=forced_bos_id,
+                **first_tokens(model, forced_bos_id),
             )
             for index, hypothesis in zip(part, generated[:, 1:].tolist(), strict=True):
                 outputs[index] = hypothesis[: _bound(len(sources[index]))]
@@ -118,7 +125,7 @@ def translate(
     joined: list[list[str]] = [[] for _ in sentences]
     for owner, text in zip(owners, tokenizer.decode(outputs), strict=True):
         joined[owner].append(text.strip())
-    return [" ".join(part for part in parts if part).replace("\n", " ") for parts in joined]
+    return [re.sub(r"[\r\n]+", " ", " ".join(part for part in parts if part)) for parts in joined]
 
 
 def segments(sentence: str, tokens: Callable[[str], int], longest: int) -> Iterator[str]:
@@ -133,7 +140,8 @@ def segments(sentence: str, tokens: Callable[[str], int], longest: int) -> Itera
         yield sentence
         return
     for cut in CUTS:
-        parts = [part for part in cut.split(sentence) if part.strip()]
+        places = [0, *(match.end() for match in cut.finditer(sentence)), len(sentence)]
+        parts = [part for start, end in pairwise(places) if (part := sentence[start:end]).strip()]
         if len(parts) > 1:
             for part in _packed(parts, tokens, longest):
                 yield from segments(part, tokens, longest)
@@ -144,15 +152,15 @@ def segments(sentence: str, tokens: Callable[[str], int], longest: int) -> Itera
 
 
 def _packed(parts: Sequence[str], tokens: Callable[[str], int], longest: int) -> Iterator[str]:
-    """Yield runs of neighbouring parts joined by a space, as long as they fit."""
+    """Yield runs of neighbouring parts, joined as they were, as long as they fit."""
     run = parts[0]
     for part in parts[1:]:
-        if tokens(f"{run} {part}") <= longest:
-            run = f"{run} {part}"
+        if tokens((run + part).strip()) <= longest:
+            run += part
         else:
-            yield run
+            yield run.strip()
             run = part
-    yield run
+    yield run.strip()
 
 
 def _bound(source_tokens: int) -> int:

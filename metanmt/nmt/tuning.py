@@ -25,6 +25,7 @@ from metanmt.runlog import Progress
 from metanmt.runtime import seed_torch
 
 SMALLEST_DEV, LARGEST_DEV = 10, 300
+DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def evaluate_dev(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        batch = make_batch(dev, np.arange(len(dev)), 4_000, tokenizer.pad_id)
+        batch = make_batch(dev, np.arange(len(dev)), DEV_TOKENS, tokenizer.pad_id)
         total = sum(float(loss.summed(model, part.to(model.device))) for part in batch)
     scores = {"bleu": 0.0, "chrf": 0.0}
     if metric != "loss":

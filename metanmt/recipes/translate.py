@@ -67,7 +67,7 @@ def run(
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
     for number, raw in enumerate(lines, start=1):
         try:
-            yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
             raise UsageError(
                 f"The input is not UTF-8 at line {number:,}.", "Convert it, such as: iconv -f LATIN1 -t UTF-8"

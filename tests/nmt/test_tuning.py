@@ -1,0 +1,160 @@
+"""Fine-tuning: the dev loss falls, the best weights are kept, and the same seed gives the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import PreTrainedModel
+
+from metanmt.config import FineTuneConfig
+from metanmt.data.store import Bitext
+from metanmt.data.tokenizer import SentencePieceTokenizer
+from metanmt.errors import CorpusError
+from metanmt.nmt.loss import Loss
+from metanmt.nmt.tuning import TuningReport, evaluate_dev, fine_tune, hold_out, planned_updates
+from tests import toy
+
+SETTINGS = FineTuneConfig(
+    learning_rate=5e-3, min_updates=24, max_updates=24, max_tokens=400, metric="loss", evaluations=4, dropout=0.1
+)
+
+
+@pytest.fixture
+def fresh(toy_model: PreTrainedModel) -> PreTrainedModel:
+    toy.initialise(toy_model)
+    return toy_model
+
+
+@pytest.fixture(scope="module")
+def dev(tokenizer: SentencePieceTokenizer) -> Bitext:
+    return toy.make_bitext(tokenizer, toy.lines(12, skip=60))
+
+
+def tune(
+    model: PreTrainedModel, tokenizer: SentencePieceTokenizer, train: Bitext, dev: Bitext, **changes: object
+) -> TuningReport:
+    settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    return fine_tune(model, tokenizer, toy.PAIR, train, dev, settings, seed=1, precision="float32", label="test")
+
+
+def dev_loss(model: PreTrainedModel, tokenizer: SentencePieceTokenizer, dev: Bitext) -> float:
+    return evaluate_dev(model, tokenizer, toy.PAIR, dev, 0, Loss(), "loss").loss
+
+
+def test_the_dev_loss_falls(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
+) -> None:
+    report = tune(fresh, tokenizer, toy_bitext, dev)
+    assert [item.update for item in report.history] == [0, 6, 12, 18, 24]
+    assert report.best.loss < 0.85 * report.history[0].loss
+    assert report.updates == 24
+    assert report.sentences == len(toy_bitext)
+    epochs = report.target_tokens / int(toy_bitext.target.offsets[-1])
+    assert 4 < epochs <= 6.01
+    assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6), "the model holds the best"
+    assert not fresh.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in fresh.parameters())
+    assert report.to_json()["best"]["update"] == report.best.update
+
+
+def test_a_bad_learning_rate_leaves_the_unadapted_model(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
+) -> None:
+    before = toy.weights_hash(fresh)
+    report = tune(fresh, tokenizer, toy_bitext, dev, learning_rate=50.0, patience=9)
+    assert report.best.update == 0
+    assert report.updates == 24
+    assert toy.weights_hash(fresh) == before
+
+
+def test_early_stopping(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
+) -> None:
+    report = tune(fresh, tokenizer, toy_bitext, dev, learning_rate=50.0, patience=2)
+    assert report.updates == 12, "two evaluations without improvement, six updates apart"
+    assert not report.interrupted
+
+
+def test_weights_from_the_middle_are_kept(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
+) -> None:
+    """Overfitting on four sentences: the dev loss falls and rises again, the model holds its lowest point."""
+    report = tune(fresh, tokenizer, toy_bitext.head(4), dev, learning_rate=3e-2, dropout=0.0, patience=9,
+                  min_updates=36, max_updates=36, evaluations=18)  # fmt: skip
+    assert 0 < report.best.update < report.history[-1].update
+    assert report.best.loss == min(item.loss for item in report.history)
+    assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6)
+
+
+def test_a_stop_keeps_the_best_so_far(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
+) -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == 8
+
+    report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, dev, SETTINGS, seed=1, stop=stop)
+    assert report.interrupted
+    assert report.updates == 8
+    assert report.best.update == 6
+    assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits(tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext) -> None:
+    def run(seed: int) -> str:
+        model = toy.make_m2m100(tokenizer.vocabulary_size)
+        settings = replace(SETTINGS, min_updates=5, max_updates=5)
+        fine_tune(model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed)
+        return toy.weights_hash(model)
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_evaluate_dev_translates_for_bleu_and_chrf(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, dev: Bitext
+) -> None:
+    toy.fill(fresh)  # these weights babble; the others write nothing that chrF++ counts
+    by_loss = evaluate_dev(fresh.train(), tokenizer, toy.PAIR, dev, 7, Loss(), "loss")
+    assert (by_loss.update, by_loss.bleu, by_loss.chrf) == (7, 0.0, 0.0)
+    scored = evaluate_dev(fresh, tokenizer, toy.PAIR, dev, 7, Loss(), "chrf")
+    assert fresh.training
+    assert scored.loss == by_loss.loss
+    assert scored.chrf > 0
+    assert [scored.value(metric) for metric in ("loss", "bleu", "chrf")] == [-scored.loss, scored.bleu, scored.chrf]
+
+
+def rows(bitext: Bitext) -> set[tuple[int, ...]]:
+    return {tuple(bitext.source.sentence(index).tolist()) for index in range(len(bitext))}
+
+
+@pytest.mark.parametrize(("sentences", "held_out"), [(20, 10), (60, 10), (150, 15), (4_000, 300)])
+def test_hold_out(sentences: int, held_out: int) -> None:
+    from metanmt.data.store import Side
+
+    side = Side.of([[number + 3, 2] for number in range(sentences)])
+    bitext = Bitext(side, side, np.ones(sentences, dtype=np.uint16))
+    train, dev = hold_out(bitext, seed=1)
+    assert len(dev) == held_out
+    assert len(train) == sentences - held_out
+    assert rows(train).isdisjoint(rows(dev))
+    assert rows(train) | rows(dev) == rows(bitext)
+    assert rows(hold_out(bitext, seed=1)[1]) == rows(dev) != rows(hold_out(bitext, seed=2)[1])
+
+
+def test_too_few_sentences_to_hold_out(toy_bitext: Bitext) -> None:
+    with pytest.raises(CorpusError, match="19 sentence pairs are too few") as error:
+        hold_out(toy_bitext.head(19), seed=1)
+    assert "--dev" in error.value.remedy
+
+
+def test_planned_updates(toy_bitext: Bitext) -> None:
+    tokens = int(toy_bitext.target.offsets[-1])
+    settings = FineTuneConfig(max_tokens=100, max_epochs=3, min_updates=10, max_updates=1_000)
+    assert planned_updates(toy_bitext, settings) == 3 * -(-tokens // 100)
+    assert planned_updates(toy_bitext, replace(settings, min_updates=500)) == 500
+    assert planned_updates(toy_bitext, replace(settings, max_updates=17)) == 17
+    assert planned_updates(toy_bitext, replace(settings, max_tokens=10**9)) == 10

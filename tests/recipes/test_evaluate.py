@@ -1,0 +1,124 @@
+"""`evaluate` on files: hypotheses and scores on the disk, and a message for each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metanmt.data.sources import read_lines
+from metanmt.data.tokenizer import SentencePieceTokenizer
+from metanmt.errors import CheckpointError, CorpusError, MetanmtError, UsageError
+from metanmt.nmt.checkpoint import save_checkpoint
+from metanmt.nmt.score import score
+from metanmt.recipes import evaluate
+from metanmt.report import format_scores
+from tests import toy
+
+PAIRS = [*toy.lines(5, skip=400), ("", "Nothing"), *toy.lines(2, skip=405)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tokenizer: SentencePieceTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = toy.make_m2m100(tokenizer.vocabulary_size)
+    toy.initialise(model)
+    save_checkpoint(folder, model, tokenizer, toy.PAIR)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    for side, language in enumerate(("de", "en")):
+        (folder / f"news.{language}").write_text("".join(f"{pair[side]}\n" for pair in PAIRS), encoding="utf-8")
+    return folder / "news.de", folder / "news.en"
+
+
+@pytest.fixture(scope="module")
+def evaluated(checkpoint: Path, files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("out") / "new" / "folder"
+    return evaluate.run(
+        model=checkpoint, pair="de-en", source=files[0], reference=files[1], beam=2, bootstrap=20, out=out
+    )
+
+
+def test_scores_are_of_the_hypotheses_on_the_disk(evaluated: dict[str, Any], files: tuple[Path, Path]) -> None:
+    hypotheses = list(read_lines(Path(evaluated["hypotheses"])))
+    assert len(hypotheses) == len(PAIRS)
+    assert hypotheses[5] == "", "an empty source stays empty"
+    assert any(hypotheses)
+    assert evaluated["scores"] == score(hypotheses, list(read_lines(files[1])), bootstrap=20)
+
+
+def test_the_json_is_complete(evaluated: dict[str, Any], checkpoint: Path) -> None:
+    path = Path(evaluated["hypotheses"]).parent / "de-en.news.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    assert facts == evaluated
+    assert facts["model"] == str(checkpoint)
+    assert (facts["pair"], facts["set"], facts["sentences"]) == ("de-en", "news", len(PAIRS))
+    assert (facts["beam"], facts["length_penalty"]) == (2, 1.0)
+    assert {"torch", "transformers", "sacrebleu", "metanmt"} <= facts["versions"].keys()
+    assert facts["elapsed_seconds"] >= 0
+    for name in ("bleu", "chrf", "ter"):
+        assert facts["scores"][name].keys() == {"name", "score", "signature", "mean", "interval"}
+        assert "version:" in facts["scores"][name]["signature"]
+        assert facts["scores"][name]["signature"] in format_scores(facts)
+
+
+def test_by_default_beside_the_checkpoint(checkpoint: Path, files: tuple[Path, Path]) -> None:
+    source, reference = files
+    facts = evaluate.run(model=checkpoint, pair="de-en", source=source, reference=reference, beam=1, bootstrap=0)
+    assert facts["hypotheses"] == str(checkpoint / "evaluation" / "de-en.news.hyp.en")
+    assert facts["scores"]["bleu"]["interval"] is None
+
+
+def test_on_a_prepared_set(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    facts = evaluate.run(model=run_folder, pair="fi-en", data=data, beam=1, bootstrap=0, out=tmp_path)
+    assert (facts["set"], facts["sentences"]) == ("test", 30)
+    assert len(list(read_lines(tmp_path / "fi-en.test.hyp.en"))) == 30
+    with pytest.raises(UsageError, match="fi-en has no set 'tset'") as error:
+        evaluate.run(model=run_folder, pair="fi-en", data=data, split="tset")
+    assert "'test'" in error.value.remedy
+    with pytest.raises(UsageError, match="has no pair fi-de"):
+        evaluate.run(model=run_folder, pair="fi-de", data=data)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {
+    "no test set": ({}, UsageError, "not given once", "--data FOLDER"),
+    "a source alone": ({"source": "de"}, UsageError, "not given once", "--reference"),
+    "both ways": ({"source": "de", "reference": "en", "data": "{tmp}"}, UsageError, "not given once", "either"),
+    "no such pair": ({"pair": "de", "source": "de", "reference": "en"}, UsageError, "not a language pair", "fi-en"),
+    "no such file": ({"source": "{tmp}/none", "reference": "en"}, CorpusError, "none", ""),
+    "misaligned": ({"source": "de", "reference": "{tmp}/short"}, CorpusError, "has 1", "Line i"),
+    "empty": ({"source": "{tmp}/empty", "reference": "{tmp}/empty"}, CorpusError, "is empty", "one sentence"),
+    "not UTF-8": ({"source": "{tmp}/latin", "reference": "{tmp}/short"}, CorpusError, "line 1", "iconv"),
+    "no model": ({"model": "{tmp}", "source": "de", "reference": "en"}, CheckpointError, "not a checkpoint", "Give"),
+    "no data": ({"data": "{tmp}/none"}, MetanmtError, "not a prepared data folder", "prepare"),
+    "unknown target": (
+        {"pair": "de-fr", "source": "de", "reference": "en"},
+        UsageError,
+        "cannot translate into 'fr'",
+        "knows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_every_mistake_has_its_message(name: str, checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("One line\n")
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "latin").write_bytes("für\n".encode("latin-1"))
+    known = {"de": files[0], "en": files[1]}
+    changes, kind, cause, remedy = MISTAKES[name]
+    arguments: dict[str, Any] = {"model": checkpoint, "pair": "de-en", "out": tmp_path / "out"}
+    for key, value in changes.items():
+        path = known.get(value) or Path(value.format(tmp=tmp_path))
+        arguments[key] = value if key == "pair" else path
+    with pytest.raises(kind) as error:
+        evaluate.run(**arguments)
+    assert cause in error.value.cause
+    assert remedy in error.value.remedy
+    assert not (tmp_path / "out").exists(), "nothing is written"

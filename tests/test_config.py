@@ -1,0 +1,162 @@
+"""The configuration: what a file may say, what it may not, and the message for each mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from pathlib import Path
+
+import pytest
+
+from metanmt.config import (
+    Config,
+    ModelConfig,
+    OuterConfig,
+    RunConfig,
+    build,
+    describe,
+    load_config,
+    override,
+    shipped_config,
+    to_toml,
+)
+from metanmt.errors import ConfigError
+
+SHIPPED = sorted(shipped_config("").parent.glob("*.toml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def changed() -> Config:
+    return Config(
+        model=ModelConfig(checkpoint='C:\\models\\"nllb"', dropout=0.0),
+        outer=OuterConfig(learner="reptile", learning_rate=1e-7, max_target_tokens=10**12),
+        run=RunConfig(seed=0),
+    )
+
+
+@pytest.mark.parametrize("config", [Config(), changed()], ids=["defaults", "changed"])
+def test_round_trip(config: Config, tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, to_toml(config))) == config
+
+
+def test_the_resolved_configuration_names_every_setting() -> None:
+    values = tomllib.loads(to_toml(Config()))
+    assert values.keys() == {section.name for section in dataclasses.fields(Config)}
+    for section in dataclasses.fields(Config):
+        kind = typing.get_type_hints(Config)[section.name]
+        assert values[section.name].keys() == {item.name for item in dataclasses.fields(kind)}
+
+
+def test_an_empty_file_is_a_valid_one(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "")) == Config()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_configuration_parses(path: Path) -> None:
+    config = load_config(path)
+    assert load_config(Path(path.stem)) == config, "by its name alone"
+    assert path.read_text(encoding="utf-8").lstrip().startswith("#"), "it says what it is for"
+
+
+def test_configurations_are_shipped() -> None:
+    assert {"tiny", "small", "base"} <= {path.stem for path in SHIPPED}
+
+
+def test_every_setting_has_a_meaning() -> None:
+    for section in dataclasses.fields(Config):
+        kind = typing.get_type_hints(Config)[section.name]
+        for item in dataclasses.fields(kind):
+            assert item.metadata["meaning"], f"{section.name}.{item.name}"
+            assert f"  {section.name}.{item.name} = " in describe(Config)
+    assert "outer." not in describe(Config, only=("inner",))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "remedy"),
+    [
+        ("[iner]\nsteps = 1", "Unknown key 'iner' in", "Did you mean 'inner'?"),
+        ("[inner]\nstep = 1", "Unknown key 'step' in", "Did you mean 'steps'?"),
+        ("[inner]\nqqq = 1", "Unknown key 'qqq' in", "Known: learning_rate, optimizer, steps, update."),
+        ("inner = 3", "inner in", "Write it as [inner]"),
+        ("[inner]\nsteps = 1.5", "steps in", "of that type"),
+        ("[inner]\nsteps = true", "steps in", "of that type"),
+        ("[inner]\nlearning_rate = false", "learning_rate in", "of that type"),
+        ('[inner]\nlearning_rate = "0.1"', "learning_rate in", "of that type"),
+        ("[model]\ncheckpoint = 3", "checkpoint in", "of that type"),
+        ('[outer]\nlearner = "fomamel"', "'fomamel'", "fomaml, reptile, joint"),
+        ("[model]\nsize = 3", "size in", "tiny, small, base, gu2018"),
+        ("[outer\nsteps = 1", "not valid TOML", "Mend the line"),
+        ("[outer]\nmeta_batch_size = 0", "outer.meta_batch_size must be at least 1", "positive"),
+        ("[batch]\nmax_tokens = -5", "batch.max_tokens must be at least 1", "positive"),
+        ("[outer]\njoint_share = 1.5", "between 0 and 1", "share"),
+    ],
+)
+def test_every_mistake_has_its_message(tmp_path: Path, text: str, cause: str, remedy: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert cause in error.value.cause
+    assert remedy in error.value.remedy
+    assert "\n" not in error.value.cause
+    if " in" in cause or "TOML" in cause:
+        assert str(path) in error.value.cause
+
+
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes("# für\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(path)
+
+
+def test_a_missing_file_lists_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No configuration file .*none\.toml") as error:
+        load_config(tmp_path / "none.toml")
+    assert "tiny" in error.value.remedy
+    with pytest.raises(ConfigError):
+        load_config(tmp_path)
+
+
+def test_a_whole_number_is_a_float_too() -> None:
+    value = build(Config, {"inner": {"learning_rate": 1}}, "test").inner.learning_rate
+    assert value == 1.0
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "key", "value"),
+    [
+        ("inner.steps=4", "inner", "steps", 4),
+        (" inner.steps = 4", "inner", "steps", 4),
+        ("inner.learning_rate=1e-4", "inner", "learning_rate", 1e-4),
+        ("outer.learner=reptile", "outer", "learner", "reptile"),
+        ('outer.learner="reptile"', "outer", "learner", "reptile"),
+        ("model.checkpoint=/models/a=b", "model", "checkpoint", "/models/a=b"),
+        ("model.checkpoint=", "model", "checkpoint", ""),
+        ("run.seed=7", "run", "seed", 7),
+    ],
+)
+def test_set(tmp_path: Path, text: str, section: str, key: str, value: object) -> None:
+    config = load_config(write(tmp_path, "[inner]\nsteps = 2\n"), [text])
+    assert getattr(getattr(config, section), key) == value
+    if section != "inner":
+        assert config.inner.steps == 2
+
+
+def test_the_last_override_counts_and_the_file_is_not_modified() -> None:
+    values = {"inner": {"steps": 2}}
+    assert override(values, ["inner.steps=3", "inner.steps=5"]) == {"inner": {"steps": 5}}
+    assert values == {"inner": {"steps": 2}}
+
+
+@pytest.mark.parametrize("text", ["steps", "steps=3", "inner.=3", "=3", "inner.steps"])
+def test_what_is_not_an_override(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not an override") as error:
+        override({}, [text])
+    assert "section.key=value" in error.value.remedy

@@ -1,0 +1,54 @@
+"""The demo, on the toy collection: every arm for every unseen language, and it goes on after an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metanmt import demo
+from metanmt.errors import UsageError
+from metanmt.recipes import evaluate
+from tests.recipes.conftest import MANIFEST
+
+TINY = ("fine_tune.min_updates=2", "fine_tune.max_updates=2", "fine_tune.evaluations=1", "fine_tune.dev_sentences=5")
+SHORT = ("outer.max_target_tokens=2000", "validation.times=1", "validation.updates=1", "validation.budget=50")
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = tmp_path / "toy.toml"
+    manifest.write_text(MANIFEST, encoding="utf-8")
+    monkeypatch.setattr(demo, "shipped_manifest", lambda name: manifest)
+    monkeypatch.setattr(demo, "TUNING", TINY)
+    monkeypatch.setattr(demo, "SHORT", (*SHORT, "validation.sentences=3"))
+
+
+@pytest.mark.usefixtures("small")
+def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    plain, calls = evaluate.run, 0
+
+    def interrupted(**arguments: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return plain(**arguments)
+
+    monkeypatch.setattr(evaluate, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(out, budget_words=60)
+    with pytest.raises(UsageError, match="not of this demo"):
+        demo.run(out, budget_words=61)
+    results = demo.run(out, budget_words=60)
+    arms = ["joint, zero-shot", "fomaml, zero-shot", "from scratch", "joint, adapted", "fomaml, adapted"]
+    assert [row["arm"] for row in results["rows"]] == arms
+    assert len(results["examples"]) == demo.EXAMPLES
+    text = demo.format_results(results)
+    assert all(arm in text for arm in arms)
+    assert "nrefs:1" in text
+    printed = capsys.readouterr()
+    assert "$ metanmt meta-train tiny" in printed.err
+    assert printed.out == ""

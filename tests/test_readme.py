@@ -1,0 +1,101 @@
+"""What the README says is true: its commands parse, its loop is the program's loop, its manifest loads."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from metanmt.cli import parser
+from metanmt.config import Config, InnerConfig, OuterConfig
+from metanmt.data.manifest import load_manifest
+from metanmt.meta.adaptation import adapt
+from metanmt.meta.outer import LEARNERS, fomaml_gradient, outer_step
+from metanmt.meta.task import Episode
+from metanmt.meta.weights import accumulate, load_weights, make_learner
+from tests.meta.quadratic import Parabola, Quadratic, Weight
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        for block in blocks("sh", document.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                found += re.findall(r"(?:^|\| )(metanmt [^<>#|]*)", line)
+        found += re.findall(r"`(metanmt [a-z-]+ [^`]*)`", document.read_text(encoding="utf-8"))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_parses(command: str) -> None:
+    parser().parse_args(shlex.split(command)[1:])
+
+
+def test_there_are_commands_of_every_kind() -> None:
+    kinds = {command.split()[1] for command in commands()}
+    assert kinds == {"prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo"}
+
+
+def test_every_link_and_script_exists() -> None:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for script in re.findall(r"^scripts/\w+", README, flags=re.MULTILINE):
+        assert (ROOT / script).is_file()
+
+
+def test_the_ten_line_loop_is_the_programs_loop() -> None:
+    loop = next(block for block in blocks("python") if "sampler.meta_batch" in block)
+    assert len(loop.splitlines()) <= 10
+    episodes = [Episode(None, (task,) * 2, task) for task in (Parabola(2, 1), Parabola(0.5, -1))]  # type: ignore[arg-type]
+    config = Config(inner=InnerConfig(steps=2, learning_rate=0.1), outer=OuterConfig(clip_norm=0))
+
+    class Sampler:
+        def meta_batch(self, step: int, inner_steps: int) -> list[Episode]:
+            return episodes
+
+    printed, ours = Weight(3.0), Weight(3.0)
+    names = {
+        "steps": 3,
+        "optimizer": torch.optim.SGD(printed.parameters(), lr=0.1),
+        "sampler": Sampler(),
+        "inner_steps": 2,
+        "learner": make_learner(printed),
+        "initialization": printed,
+        "inner": config.inner,
+        "loss": Quadratic(),
+        "meta_batch_size": 2,
+        "load_weights": load_weights,
+        "adapt": adapt,
+        "fomaml_gradient": fomaml_gradient,
+        "accumulate": accumulate,
+    }
+    exec(loop, names)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+    for _ in range(3):
+        outer_step(ours, make_learner(ours), episodes, optimizer, LEARNERS["fomaml"], config, Quadratic())
+    assert torch.equal(printed.shared, ours.shared)
+    assert printed.shared.item() != 3.0
+
+
+def test_the_manifest_loads(tmp_path: Path) -> None:
+    path = tmp_path / "readme.toml"
+    path.write_text(blocks("toml")[0], encoding="utf-8")
+    roles = {str(item.pair): item.role for item in load_manifest(path).pairs}
+    assert roles == {"de-en": "meta-train", "pl-en": "meta-train", "lv-en": "meta-dev", "fi-en": "meta-test"}
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README
