@@ -73,8 +73,8 @@ class BatchConfig:
     """Batches, by target tokens."""
 
     max_tokens: int = setting(600, "target tokens of one support or query batch: the logical batch")
-    micro_tokens: int = setting(4_000, "padded tokens of one forward-backward pass: memory, never the result")
-    window: int = setting(4, "an episode is cut from a window of this many, sorted by length; more means less padding")
+    micro_tokens: int = setting(1_000, "padded tokens of one forward-backward pass: memory, never the result")
+    window: int = setting(16, "an episode is cut from a window of this many, sorted by length; more means less padding")
     max_sentence_tokens: int = setting(200, "longer sentences are not trained on")
 
 

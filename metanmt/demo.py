@@ -24,13 +24,14 @@ from metanmt.runtime import write_json
 
 CONFIG = "tiny"
 LEARNERS = ("joint", "fomaml")
-SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
-TUNING = ("fine_tune.max_epochs=20", "fine_tune.evaluations=6", "fine_tune.patience=3", "fine_tune.dev_sentences=100")
+SHORT = ("outer.max_target_tokens=800000", "validation.times=2", "validation.sentences=100")
+TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")
+SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
 EXAMPLES = 3
 
 
 def run(
-    out: Path, *, languages: Sequence[str] = (), budget_words: int = 4000, target_tokens: int | None = None
+    out: Path, *, languages: Sequence[str] = (), budget_words: int = 2000, target_tokens: int | None = None
 ) -> dict[str, Any]:
     """Prepare, meta-train two learners at equal cost, adapt to every unseen language, evaluate.
 
@@ -79,9 +80,10 @@ def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_w
     rows = [_scored(pair, f"{learner}, zero-shot", folder, data) for learner, folder in runs.items()]
     for arm, init in (("from scratch", fine_tune.SCRATCH), *((f"{name}, adapted", str(runs[name])) for name in runs)):
         tuned = out / "tuned" / f"{pair}-{arm.replace(', ', '-').replace(' ', '-')}"
-        given = "".join(f" --set {setting}" for setting in TUNING)
+        settings = SCRATCH if init == fine_tune.SCRATCH else TUNING
+        given = "".join(f" --set {setting}" for setting in settings)
         _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
-        config = load_config(Path(CONFIG), TUNING)
+        config = load_config(Path(CONFIG), settings)
         if not tuned.exists():
             fine_tune.run(
                 init,

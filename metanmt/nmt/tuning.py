@@ -25,6 +25,7 @@ from metanmt.runlog import Progress
 from metanmt.runtime import seed_torch
 
 SMALLEST_DEV, LARGEST_DEV = 10, 300
+SMALLEST_BATCH_TOKENS, UPDATES_PER_EPOCH = 200, 20
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
@@ -97,9 +98,15 @@ def evaluate_dev(
     return Evaluation(update, total / batch.target_tokens, scores["bleu"], scores["chrf"])
 
 
+def batch_tokens(train: Bitext, config: FineTuneConfig) -> int:
+    """Return the target tokens of a batch: fewer for a small corpus, so that an epoch has enough updates."""
+    wanted = int(train.target.offsets[-1]) // UPDATES_PER_EPOCH
+    return min(config.max_tokens, max(SMALLEST_BATCH_TOKENS, wanted))
+
+
 def planned_updates(train: Bitext, config: FineTuneConfig) -> int:
     """Return the updates of a whole fine-tuning, early stopping aside."""
-    per_epoch = math.ceil(int(train.target.offsets[-1]) / config.max_tokens)
+    per_epoch = math.ceil(int(train.target.offsets[-1]) / batch_tokens(train, config))
     return min(config.max_updates, max(config.min_updates, per_epoch * config.max_epochs))
 
 
@@ -112,7 +119,7 @@ def fine_tune(
     config: FineTuneConfig,
     *,
     seed: int,
-    micro_tokens: int = 4_000,
+    micro_tokens: int = 1_000,
     precision: str = "auto",
     label: str = "fine-tuning",
     stop: Callable[[], bool] = lambda: False,
@@ -180,7 +187,7 @@ def _batches(
 ) -> Iterator[Batch]:
     done, number = 0, 0
     while done < total:
-        for batch in epoch(train, config.max_tokens, micro_tokens, pad_id, (seed, 13, number)):
+        for batch in epoch(train, batch_tokens(train, config), micro_tokens, pad_id, (seed, 13, number)):
             if done == total:
                 return
             yield batch

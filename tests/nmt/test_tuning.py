@@ -13,7 +13,7 @@ from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CorpusError
 from metanmt.nmt.loss import Loss
-from metanmt.nmt.tuning import TuningReport, evaluate_dev, fine_tune, hold_out, planned_updates
+from metanmt.nmt.tuning import TuningReport, batch_tokens, evaluate_dev, fine_tune, hold_out, planned_updates
 from tests import toy
 
 SETTINGS = FineTuneConfig(
@@ -52,7 +52,7 @@ def test_the_dev_loss_falls(
     assert report.updates == 24
     assert report.sentences == len(toy_bitext)
     epochs = report.target_tokens / int(toy_bitext.target.offsets[-1])
-    assert 4 < epochs <= 6.01
+    assert epochs == pytest.approx(3, rel=0.1), "8 batches of at most 200 tokens an epoch"
     assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6), "the model holds the best"
     assert not fresh.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in fresh.parameters())
@@ -157,4 +157,13 @@ def test_planned_updates(toy_bitext: Bitext) -> None:
     assert planned_updates(toy_bitext, settings) == 3 * -(-tokens // 100)
     assert planned_updates(toy_bitext, replace(settings, min_updates=500)) == 500
     assert planned_updates(toy_bitext, replace(settings, max_updates=17)) == 17
-    assert planned_updates(toy_bitext, replace(settings, max_tokens=10**9)) == 10
+    assert planned_updates(toy_bitext, replace(settings, max_tokens=10**9)) == 3 * -(-tokens // 200)
+
+
+def test_a_small_corpus_takes_small_batches(toy_bitext: Bitext) -> None:
+    tokens = int(toy_bitext.target.offsets[-1])
+    assert batch_tokens(toy_bitext, FineTuneConfig(max_tokens=1_000)) == 200
+    assert batch_tokens(toy_bitext, FineTuneConfig(max_tokens=50)) == 50
+    twenty = toy_bitext.take(np.tile(np.arange(len(toy_bitext)), 8))
+    assert batch_tokens(twenty, FineTuneConfig(max_tokens=1_000)) == 8 * tokens // 20
+    assert batch_tokens(twenty, FineTuneConfig(max_tokens=300)) == 300
