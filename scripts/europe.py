@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 PAIRS, DRAWS, BUDGET, ARMS = ("ro-en", "fi-en", "tr-en"), (1, 2, 3), 16_000, ("none", "joint", "fomaml")
-TOKENS, SIZE = int(os.environ.get("TOKENS", "14000000")), os.environ.get("SIZE", "tiny")
+TOKENS, SIZE = int(os.environ.get("TOKENS", "10000000")), os.environ.get("SIZE", "tiny")
 SETTINGS = {
     "tiny": (
         "outer.learning_rate=3e-3",
         "outer.schedule=cosine",
         "outer.warmup_steps=300",
         "model.dropout=0.0",
-        "batch.max_tokens=600",
+        "batch.max_tokens=400",
         "validation.times=7",
         "run.log_every=50",
     ),

@@ -110,12 +110,12 @@ def make_parrot(tokenizer: Tokenizer) -> PreTrainedModel:
     initialise(model)
     bitext = make_bitext(tokenizer, LEARNED)
     settings = FineTuneConfig(
-        learning_rate=1e-2,
+        learning_rate=5e-3,
         dropout=0.0,
         label_smoothing=0.0,
         metric="loss",
-        min_updates=150,
-        max_updates=150,
+        min_updates=250,
+        max_updates=250,
         max_tokens=2_000,
         evaluations=3,
         warmup_share=0.2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,12 +32,21 @@ class MicroBatch:
         """1 for a token, 0 for padding, (B, S)."""
         return (self.source != self.pad_id).long()
 
+    @cached_property
+    def target_places(self) -> Tensor:
+        """Where the N target tokens stand in the flattened labels, (N,)."""
+        return (self.labels.flatten() != self.pad_id).nonzero().squeeze(1)
+
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device; the copy overlaps with computation where the device allows it."""
         if device.type == "cpu":
             return self
-        source, labels = (part.pin_memory().to(device, non_blocking=True) for part in (self.source, self.labels))
-        return MicroBatch(source, labels, self.pad_id)
+        source, labels, places = (
+            part.pin_memory().to(device, non_blocking=True) for part in (self.source, self.labels, self.target_places)
+        )
+        moved = MicroBatch(source, labels, self.pad_id)
+        moved.__dict__["target_places"] = places  # found here: the device would have to be waited for
+        return moved
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class TokenStore:
         folder = self.folder / "tokens" / str(pair)
         try:
             arrays = [np.load(folder / f"{name}.{part}.npy", mmap_mode="r") for part in PARTS]
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             raise DataError(
                 f"The tokens of {pair} {name} in {self.folder} are damaged.", "Run `prepare` again."
             ) from None

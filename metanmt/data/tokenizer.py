@@ -221,9 +221,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if facts["kind"] == "pretrained":
         return PretrainedTokenizer(str(folder), facts.get("codes", {}))
     try:
-        return SentencePieceTokenizer((folder / MODEL_FILE).read_bytes())
+        model = (folder / MODEL_FILE).read_bytes()
+        if model:  # SentencePiece takes nothing at all for a model without pieces
+            return SentencePieceTokenizer(model)
     except (OSError, RuntimeError):
-        raise _damaged(folder / MODEL_FILE) from None
+        pass
+    raise _damaged(folder / MODEL_FILE)
 
 
 def train_tokenizer(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import M2M100ForConditionalGeneration, PreTrainedModel
 
 from metanmt.data.batch import Batch, MicroBatch
 from metanmt.runtime import autocast
+
+LOSS_CHUNK = 256  # target tokens whose logits exist at one time: they fit in a CPU's cache, and fill a GPU
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,22 @@ class Loss:
     precision: str = "float32"
 
     def summed(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
-        """Return the loss summed over the target tokens of a micro-batch, a float32 scalar."""
+        """Return the loss summed over the target tokens of a micro-batch, a scalar in the weights' precision."""
+        inputs = {
+            "input_ids": batch.source,
+            "attention_mask": batch.source_mask,
+            "decoder_input_ids": decoder_input(batch.labels, model.config, batch.pad_id),
+            "use_cache": False,
+        }
+        places = batch.target_places
+        labels = batch.labels.flatten()[places]
         with autocast(self.precision, batch.source.device):
-            logits = model(
-                input_ids=batch.source,
-                attention_mask=batch.source_mask,
-                decoder_input_ids=decoder_input(batch.labels, model.config, batch.pad_id),
-                use_cache=False,
-            ).logits
+            if isinstance(model, M2M100ForConditionalGeneration):
+                hidden = model.model(**inputs).last_hidden_state.flatten(0, 1)[places]
+                return projected_cross_entropy(hidden, model.lm_head.weight, labels, self.label_smoothing)
+            logits = model(**inputs).logits.flatten(0, 1)[places]
         return functional.cross_entropy(
-            logits.flatten(0, 1).float(),
-            batch.labels.flatten(),
-            ignore_index=batch.pad_id,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
+            _at_least_float32(logits), labels, reduction="sum", label_smoothing=self.label_smoothing
         )
 
     def backward(self, model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -49,6 +53,36 @@ class Loss:
             torch.autograd.backward(loss)
             total += loss.detach()
         return total
+
+
+def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Return the summed cross-entropy of `hidden @ weight.T`, without ever holding the logits of a whole batch.
+
+    They would be the largest tensor by far: V times N. Label smoothing comes for the price of one product a token,
+    since the logits are linear in `hidden`: (1 - e) log p(y) + e mean log p = log p(y) - e h (w_y - mean w).
+
+    Args:
+        hidden: the decoder's output at the target tokens, (N, D).
+        weight: output projection, (V, D).
+        labels: target ids, (N,).
+        label_smoothing: e, the share of the probability that is spread evenly over the vocabulary.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        precision = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(precision), weight.to(precision)
+    if not hasattr(functional, "linear_cross_entropy"):  # torch < 2.13
+        logits = _at_least_float32(functional.linear(hidden, weight))
+        return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK, chunking_method=None)
+    loss = functional.linear_cross_entropy(hidden, weight, labels, reduction="sum", options=options)
+    if label_smoothing:
+        even = weight.mean(dim=0)
+        loss = loss + label_smoothing * _at_least_float32(hidden * (weight[labels] - even)).sum()
+    return _at_least_float32(loss)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def decoder_input(labels: Tensor, config: object, pad_id: int) -> Tensor:

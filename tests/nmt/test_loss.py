@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import MBartConfig, MBartForConditionalGeneration, PreTrainedModel
 
 from metanmt.data.batch import Batch, MicroBatch, make_batch
 from metanmt.data.store import Bitext
-from metanmt.nmt.loss import Loss, decoder_input
+from metanmt.nmt.loss import LOSS_CHUNK, Loss, decoder_input, projected_cross_entropy
 from metanmt.nmt.model import set_dropout
 from tests import toy
 
@@ -154,3 +155,25 @@ def test_decoder_input_of_mbart_begins_with_the_last_token() -> None:
         ).loss
         ours = Loss().summed(model, batch)
     assert float(ours) / 7 == pytest.approx(float(own), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_projected_loss_and_its_gradients(smoothing: float) -> None:
+    """Cut into chunks, smoothing in closed form: the same as the plain cross-entropy of the logits."""
+    torch.manual_seed(3)
+    hidden = torch.randn(2 * LOSS_CHUNK + 7, 24, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(90, 24, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 90, (len(hidden),))
+    found = projected_cross_entropy(hidden, weight, labels, smoothing)
+    plain = functional.cross_entropy(hidden @ weight.T, labels, reduction="sum", label_smoothing=smoothing)
+    assert found.item() == pytest.approx(plain.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(3 * loss, (hidden, weight)) for loss in (found, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_the_projected_loss_without_torch_2_13(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, labels = torch.randn(30, 8), torch.randn(20, 8), torch.randint(0, 20, (30,))
+    found = projected_cross_entropy(hidden, weight, labels, 0.1)
+    monkeypatch.delattr(functional, "linear_cross_entropy")
+    assert float(projected_cross_entropy(hidden, weight, labels, 0.1)) == pytest.approx(float(found), rel=1e-6)

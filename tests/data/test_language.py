@@ -1,0 +1,20 @@
+"""Language pairs as a user writes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from metanmt.data.language import Pair
+from metanmt.errors import UsageError
+
+
+@pytest.mark.parametrize("text", ["fi-en", "zh_Hant-en", "fin_Latn-eng_Latn", "x1-y2"])
+def test_a_pair_is_written_as_it_is_read(text: str) -> None:
+    assert str(Pair.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "fi", "fi-", "-en", "fi-en-de", "fi en", "fi-fi", "../x-en", "fi-en\n"])
+def test_not_a_pair(text: str) -> None:
+    with pytest.raises(UsageError, match="not a language pair") as error:
+        Pair.parse(text)
+    assert "fi-en" in error.value.remedy

@@ -1,0 +1,118 @@
+"""The token store: what is written is what is read, budgets nest, damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metanmt.data.language import Pair
+from metanmt.data.store import Bitext, Side, TokenStore, write_bitext
+from metanmt.errors import DataError, UsageError
+
+PAIR = Pair("de", "en")
+SOURCE, TARGET = [[5, 6, 2], [7, 2], [2]], [[8, 2], [9, 9, 9, 2], [2]]
+WORDS = [1, 3, 0]
+
+
+def make_store(folder: Path, vocabulary_size: int = 100) -> TokenStore:
+    """Write one set of one pair, in two chunks."""
+    chunks = [(SOURCE[:2], TARGET[:2], WORDS[:2]), (SOURCE[2:], TARGET[2:], WORDS[2:])]
+    sizes = write_bitext(folder / "tokens" / str(PAIR), "train", chunks, vocabulary_size)
+    facts = {
+        "format": 1,
+        "tokenizer_digest": "x",
+        "pairs": {str(PAIR): {"role": "meta-train", "sets": {"train": sizes}}},
+    }
+    (folder / "data.json").write_text(json.dumps(facts))
+    return TokenStore.open(folder)
+
+
+def sentences(side: Side) -> list[list[int]]:
+    return [side.sentence(index).tolist() for index in range(len(side.offsets) - 1)]
+
+
+@pytest.mark.parametrize(("vocabulary_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
+def test_what_is_written_is_read(tmp_path: Path, vocabulary_size: int, dtype: type) -> None:
+    store = make_store(tmp_path, vocabulary_size)
+    bitext = store.bitext(PAIR)
+    assert (sentences(bitext.source), sentences(bitext.target)) == (SOURCE, TARGET)
+    assert bitext.target_words.tolist() == WORDS
+    assert bitext.source.ids.dtype == dtype
+    assert isinstance(bitext.source.ids, np.memmap)
+    assert store.sets(PAIR)["train"] == {"sentences": 3, "source_tokens": 6, "target_tokens": 7, "target_words": 4}
+
+
+def test_an_empty_set(tmp_path: Path) -> None:
+    sizes = write_bitext(tmp_path, "train", [], 100)
+    assert sizes["sentences"] == 0
+    assert len(np.load(tmp_path / "train.source.ids.npy")) == 0
+
+
+def test_padding_stands_behind_the_sentence() -> None:
+    side = Side.of(SOURCE)
+    assert side.padded(np.array([1, 0]), 0).tolist() == [[7, 2, 0], [5, 6, 2]]
+    assert side.lengths(np.array([2, 0])).tolist() == [1, 3]
+    assert sentences(side.take(np.array([2, 0]))) == [SOURCE[2], SOURCE[0]]
+
+
+def test_budgets_nest_and_keep_to_their_words() -> None:
+    rng = np.random.default_rng(1)
+    words = rng.integers(1, 12, 200)
+    side = Side.of([[index] * int(count) for index, count in enumerate(words)])
+    bitext = Bitext(side, side, words)
+    small, large = bitext.draw(100, 3), bitext.draw(400, 3)
+    assert 100 - 12 < small.target_words.sum() <= 100
+    first = sentences(large.source)[: len(small)]
+    assert first == sentences(small.source)
+    assert sentences(bitext.draw(100, 4).source) != first
+    assert len(bitext.draw(int(words.sum()), 1)) == 200
+
+
+def test_a_budget_larger_than_the_corpus() -> None:
+    bitext = Bitext(Side.of(SOURCE), Side.of(TARGET), np.array(WORDS))
+    with pytest.raises(UsageError, match="5 words is larger than the corpus of 4"):
+        bitext.draw(5, 1)
+
+
+def test_long_sentences_on_either_side_are_left_out() -> None:
+    bitext = Bitext(Side.of(SOURCE), Side.of(TARGET), np.array(WORDS))
+    assert bitext.shorter_than(3).tolist() == [0, 2]
+    assert bitext.shorter_than(2).tolist() == [2]
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(UsageError, match="no pair dd-en") as error:
+        store.bitext(Pair("dd", "en"))
+    assert "de-en" in error.value.remedy
+    with pytest.raises(UsageError, match="no set 'trian'") as error:
+        store.bitext(PAIR, "trian")
+    assert "train" in error.value.remedy
+
+
+def test_no_data_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a prepared data folder"):
+        TokenStore.open(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "damaged"), ('{"format": 0}', "another version")])
+def test_a_damaged_data_folder(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        TokenStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["source.ids", "target.offsets"])
+@pytest.mark.parametrize("size", [None, 0, 100, 130])
+def test_damaged_tokens(tmp_path: Path, part: str, size: int | None) -> None:
+    store = make_store(tmp_path)
+    path = tmp_path / "tokens" / str(PAIR) / f"train.{part}.npy"
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=r"tokens of de-en train .* are damaged"):
+        store.bitext(PAIR)
