@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PAIRS, DRAWS, BUDGET, ARMS = ("ro-en", "fi-en", "tr-en"), (1, 2, 3), 16_000, ("none", "joint", "fomaml")
-TOKENS, SIZE = int(os.environ.get("TOKENS", "10000000")), os.environ.get("SIZE", "tiny")
+TOKENS, SIZE = int(os.environ.get("TOKENS", "15000000")), os.environ.get("SIZE", "tiny")
 SETTINGS = {
     "tiny": (
         "outer.learning_rate=3e-3",
