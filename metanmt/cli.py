@@ -18,7 +18,7 @@ from typing import Any
 from metanmt import __version__, help_texts
 from metanmt.config import Config, build, load_config, override
 from metanmt.errors import MetanmtError
-from metanmt.runlog import duration, say
+from metanmt.runlog import duration, say, speaks
 
 SUCCESS, DEFECT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -296,6 +296,8 @@ def _list(text: str) -> list[str]:
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if not speaks():
+        return
     if as_json:
         _print_json(facts)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -9,9 +10,15 @@ from types import TracebackType
 LINE_INTERVAL_SECONDS = 15.0
 
 
+def speaks() -> bool:
+    """Return whether this process speaks: of the many that torchrun starts, only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """Print a line for a person to stderr; stdout is kept for results."""
-    print(message, file=sys.stderr, flush=True)
+    if speaks():
+        print(message, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -42,7 +49,7 @@ class Progress:
         self.note = ""
         self._started = self._last_line = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and speaks():
             from tqdm import tqdm
 
             self._bar = tqdm(

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -92,15 +93,17 @@ def versions() -> dict[str, str]:
 class Interruption:
     """A context in which Ctrl-C and SIGTERM only set `requested`, so that the step in hand is finished and saved.
 
-    A second Ctrl-C ends the program at once.
+    A second Ctrl-C ends the program at once. Two within a second are one: a terminal and torchrun both send it.
     """
 
     requested = False
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._since = True, now
+        elif signum == signal.SIGINT and now - self._since > 1:
             raise KeyboardInterrupt
-        self.requested = True
 
     def __enter__(self) -> Interruption:
         self._previous = {kind: signal.signal(kind, self._handle) for kind in (signal.SIGINT, signal.SIGTERM)}

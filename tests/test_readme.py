@@ -60,7 +60,7 @@ def test_the_ten_line_loop_is_the_programs_loop() -> None:
     loop = next(block for block in blocks("python") if "sampler.meta_batch" in block)
     assert len(loop.splitlines()) <= 10
     episodes = [Episode(None, (task,) * 2, task) for task in (Parabola(2, 1), Parabola(0.5, -1))]  # type: ignore[arg-type]
-    config = Config(inner=InnerConfig(steps=2, learning_rate=0.1), outer=OuterConfig(clip_norm=0))
+    config = Config(inner=InnerConfig(steps=2, learning_rate=0.1), outer=OuterConfig(clip_norm=0, meta_batch_size=2))
 
     class Sampler:
         def meta_batch(self, step: int, inner_steps: int) -> list[Episode]:

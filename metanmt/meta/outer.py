@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from metanmt.config import Config, OuterConfig
 from metanmt.data.batch import Batch
 from metanmt.meta.adaptation import Backward, adapt
+from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.task import Episode
 from metanmt.meta.weights import Weights, accumulate, load_weights, trainable_weights
 from metanmt.nmt.model import clip_gradient
+from metanmt.runtime import seed_torch
 
 
 class OuterGradient(Protocol):
@@ -105,20 +107,37 @@ def outer_step(
     learner: Learner,
     config: Config,
     loss: Backward,
+    ranks: Ranks = ALONE,
 ) -> StepReport:
-    """Move the initialisation by one meta-batch of episodes, and return the losses on the way."""
+    """Move the initialisation by one meta-batch of episodes, and return the losses on the way.
+
+    Of several processes each brings its own share of the episodes; all of them move alike.
+    """
     support_losses: list[Tensor] = []
     query_losses: list[Tensor] = []
     optimizer.zero_grad()
     for episode in episodes:
+        seed_torch(*episode.seed)  # dropout
         load_weights(fast_model, initialization)  # fast weights start at the initialisation
         support_losses += adapt(fast_model, episode.support, config.inner, loss)
         gradient, query_loss = learner.outer_gradient(initialization, fast_model, episode.query, loss)
-        accumulate(initialization, gradient, scale=1 / len(episodes))
+        accumulate(initialization, gradient, scale=1 / config.outer.meta_batch_size)
         query_losses += [] if query_loss is None else [query_loss]
+    ranks.sum_gradients(initialization)
     norm = clip_gradient(initialization.parameters(), config.outer.clip_norm)
     optimizer.step()
     return StepReport(support_losses, query_losses, norm)
+
+
+def make_optimizer(initialization: nn.Module, outer: OuterConfig) -> torch.optim.AdamW:
+    """Return AdamW over the trainable weights, as one kernel (Loshchilov, Hutter 2019)."""
+    return torch.optim.AdamW(
+        list(trainable_weights(initialization).values()),
+        lr=outer.learning_rate,
+        betas=(0.9, outer.adam_beta2),
+        weight_decay=outer.weight_decay,
+        fused=True,
+    )
 
 
 def learning_rate(outer: OuterConfig, step: int, share_done: float) -> float:

@@ -16,6 +16,7 @@ from metanmt.data.batch import Batch, Indices, deal, make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.errors import CorpusError
+from metanmt.meta.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Task:
 class Episode:
     """A support batch for every inner step, and the query set; no sentence pair occurs twice.
 
-    `query` is None for learners that have none (Reptile).
+    `query` is None for learners that have none (Reptile). `seed` is what dropout in it is drawn from.
     """
 
     pair: Pair
     support: tuple[Batch, ...]
     query: Batch | None
+    seed: tuple[int, ...] = (0,)
 
     @property
     def target_tokens(self) -> int:
@@ -96,19 +98,24 @@ class EpisodeSampler:
         chosen = rng.choice(len(self.tasks), count, replace=count > len(self.tasks), p=self.probabilities)
         return [self.tasks[index] for index in chosen]
 
-    def meta_batch(self, step: int, inner_steps: int, *, query: bool = True) -> list[Episode]:
-        """Return the episodes of a step, each with `inner_steps` support batches and, if asked, a query batch."""
+    def meta_batch(self, step: int, inner_steps: int, *, query: bool = True, ranks: Ranks = ALONE) -> list[Episode]:
+        """Return the episodes of a step, each with `inner_steps` support batches and, if asked, a query batch.
+
+        Of several processes, each is given its own share of them.
+        """
+        tasks = self.draw_tasks(step)
         return [
-            self.episode(task, np.random.default_rng([self.seed, step, 1 + place]), inner_steps, query=query)
-            for place, task in enumerate(self.draw_tasks(step))
+            self.episode(tasks[place], (self.seed, step, 1 + place), inner_steps, query=query)
+            for place in ranks.share(range(len(tasks)))
         ]
 
-    def episode(self, task: Task, rng: np.random.Generator, inner_steps: int, *, query: bool = True) -> Episode:
+    def episode(self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True) -> Episode:
         """Return one episode, cut from a window of random sentences sorted by length.
 
         Support and query are dealt at random from the same cut, so they have the same distribution of lengths, share
         no sentence, and are padded little; every sentence of a task is equally likely.
         """
+        rng = np.random.default_rng(seed)
         hands = inner_steps + query
         wanted = self.batch.max_tokens * hands
         count = min(len(task.usable), max(hands, round(wanted * self.batch.window / task.mean_target_tokens)))
@@ -131,4 +138,4 @@ class EpisodeSampler:
             make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id)
             for part in deal(task.bitext, chosen, hands, rng)
         ]
-        return Episode(task.pair, tuple(batches[:inner_steps]), batches[-1] if query else None)
+        return Episode(task.pair, tuple(batches[:inner_steps]), batches[-1] if query else None, seed)

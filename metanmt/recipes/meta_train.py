@@ -12,7 +12,9 @@ import torch
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
-from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, outer_step
+from metanmt.errors import MetanmtError
+from metanmt.meta.distributed import Ranks, joined_ranks
+from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, make_optimizer, outer_step
 from metanmt.meta.run import Run, RunState
 from metanmt.meta.task import Episode, EpisodeSampler, load_tasks
 from metanmt.meta.validation import MetaValidation
@@ -22,11 +24,14 @@ from metanmt.nmt.model import make_model, move_only, parameter_count
 from metanmt.runlog import Progress, say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
 
+SMALLEST_MICRO_TOKENS = 64
+
 
 def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[str, Any]:
     """Meta-train as configured and return what the run cost and reached.
 
     The best checkpoint by meta-validation is `out/best`, the last one `out/last`; both are Hugging Face folders.
+    Under torchrun, the processes share the tasks of each meta-batch; the first one validates, writes and reports.
 
     Args:
         config: the resolved configuration.
@@ -35,84 +40,177 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
         resume: continue the run that is there; without it an existing run is refused.
     """
     store = TokenStore.open(data)
-    tokenizer = load_tokenizer(store.tokenizer_folder)
-    tasks = load_tasks(store, config.batch)
-    files = Run.open(out, config, store.digest, resume=resume)
+    with joined_ranks() as ranks:
+        ranks.check(config.outer.meta_batch_size)
+        files = Run.open(out, config, store.digest, resume=resume) if ranks.first else Run(out)
+        ranks.total(0)  # the others wait for the folder
+        training = _Training(config, store, files, ranks, resume=resume)
+        with Interruption() as interruption:
+            training.until_done(interruption)
+        files.close()
+        return training.summary()
 
-    seed_torch(config.run.seed)
-    initialization = make_model(config.model, tokenizer).to(device())
-    moving = move_only(initialization, "all")
-    fast_model = make_learner(initialization)
-    optimizer = torch.optim.AdamW(
-        moving,
-        lr=config.outer.learning_rate,
-        betas=(0.9, config.outer.adam_beta2),
-        weight_decay=config.outer.weight_decay,
-        foreach=True,
-    )
-    state = files.load(initialization, optimizer) if resume else RunState()
-    sampler = EpisodeSampler(tasks, config.outer, config.batch, tokenizer.pad_id, config.run.seed)
-    validate = MetaValidation(store, tokenizer, config)
-    loss = Loss(config.outer.label_smoothing, config.run.precision)
-    if state.step == 0:
-        say(
-            f"{config.outer.learner}: {parameter_count(initialization):,} parameters, {len(tasks)} tasks, "
-            f"{config.outer.max_target_tokens:,} target tokens, on {device()}"
+
+class _Training:
+    """What a run holds between its steps."""
+
+    def __init__(self, config: Config, store: TokenStore, files: Run, ranks: Ranks, *, resume: bool) -> None:
+        self.config, self.store, self.files, self.ranks = config, store, files, ranks
+        self.tokenizer = load_tokenizer(store.tokenizer_folder)
+        tasks = load_tasks(store, config.batch)
+        seed_torch(config.run.seed)
+        self.initialization = make_model(config.model, self.tokenizer).to(device())
+        move_only(self.initialization, "all")
+        self.fast_model = make_learner(self.initialization)
+        self.optimizer = make_optimizer(self.initialization, config.outer)
+        self.state = files.load(self.initialization, self.optimizer) if resume else RunState()
+        self.sampler = EpisodeSampler(tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
+        self.validate = MetaValidation(store, self.tokenizer, config)
+        self.loss = Loss(config.outer.label_smoothing, config.run.precision)
+        self.clock = _Clock(self.state.elapsed_seconds)
+        if self.state.step == 0:
+            processes = f" in {ranks.size} processes" if ranks.size > 1 else ""
+            say(
+                f"{config.outer.learner}: {parameter_count(self.initialization):,} parameters, {len(tasks)} tasks, "
+                f"{config.outer.max_target_tokens:,} target tokens, on {device()}{processes}"
+            )
+
+    def until_done(self, interruption: Interruption) -> None:
+        """Make outer steps until the run's cost is spent; validate and save on the way, in the first process."""
+        limit = self.config.outer.max_target_tokens
+        with Progress("meta-train", limit, "tokens", self.state.target_tokens) as progress:
+            while self.state.target_tokens < limit:
+                before = self.state.target_tokens
+                stopping = self.step(interruption.requested, progress)
+                stopping |= self.ranks.size == 1 and interruption.requested
+                progress.advance(self.state.target_tokens - before)
+                if self.ranks.first:
+                    self.keep(stopping=stopping)
+                if stopping and self.state.target_tokens < limit:
+                    self.files.close()
+                    goes_on = f"metanmt meta-train --resume --out {self.files.folder} goes on."
+                    raise KeyboardInterrupt(f"Stopped at step {self.state.step}; {goes_on}")
+
+    def step(self, stop_requested: bool, progress: Progress) -> bool:
+        """Make one outer step; return whether any process was asked to stop."""
+        config, state = self.config, self.state
+        phase = phase_of(config, state.target_tokens)
+        learner = LEARNERS[phase]
+        rate = learning_rate(config.outer, state.step, state.target_tokens / config.outer.max_target_tokens)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        try:
+            episodes = self.episodes(learner)
+            tokens, computations, stopping = self.ranks.total(
+                sum(episode.target_tokens for episode in episodes),
+                sum(len(episode.batches) for episode in episodes),
+                stop_requested,
+            )
+            report = self.outer_step(learner, episodes)
+        except RuntimeError as error:
+            self.survive(error)
+            raise
+        self.state = replace(
+            state,
+            step=state.step + 1,
+            target_tokens=state.target_tokens + tokens,
+            gradient_computations=state.gradient_computations + computations,
+            elapsed_seconds=self.clock(),
         )
+        if self.state.step % config.run.log_every == 0:
+            metrics = _metrics(self.state, phase, rate, report, self.ranks)
+            progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
+            if self.ranks.first:
+                self.files.log(metrics)
+        return stopping > 0
 
-    clock = _Clock(state.elapsed_seconds)
-    with Interruption() as interruption, Progress("meta-train", config.outer.max_target_tokens, "tokens") as progress:
-        progress.done = progress.initial = state.target_tokens
-        while state.target_tokens < config.outer.max_target_tokens:
-            phase = phase_of(config, state.target_tokens)
-            learner = LEARNERS[phase]
-            seed_torch(config.run.seed, state.step)
-            episodes = sampler.meta_batch(state.step, _inner_steps(learner, config), query=learner.query)
-            share_done = state.target_tokens / config.outer.max_target_tokens
-            rate = learning_rate(config.outer, state.step, share_done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            report = outer_step(initialization, fast_model, episodes, optimizer, learner, config, loss)
-            state = _advanced(state, episodes, clock())
-            if state.step % config.run.log_every == 0:
-                metrics = _metrics(state, phase, rate, report)
-                files.log(metrics)
-                progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
-            progress.advance(sum(episode.target_tokens for episode in episodes))
-            done = state.target_tokens >= config.outer.max_target_tokens
-            if _validations(state, config) > state.validations or done:
-                state = _validated(state, config, validate(fast_model, initialization), files, clock)
-                files.save(state, initialization, optimizer, tokenizer, store.pairs("meta-train")[0])
-            elif interruption.requested or clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes:
-                state = replace(state, elapsed_seconds=clock(), saved_at_seconds=clock())
-                files.save(state, initialization, optimizer, tokenizer, store.pairs("meta-train")[0])
-            if interruption.requested and not done:
-                files.close()
-                raise KeyboardInterrupt(
-                    f"Stopped at step {state.step}; metanmt meta-train --resume --out {out} goes on."
+    def episodes(self, learner: Learner) -> list[Episode]:
+        """Return this process' episodes of the step in hand; the same ones whenever asked."""
+        inner_steps = self.config.inner.steps if learner.inner_loop else 0
+        return self.sampler.meta_batch(self.state.step, inner_steps, query=learner.query, ranks=self.ranks)
+
+    def outer_step(self, learner: Learner, episodes: list[Episode]) -> StepReport:
+        """Make the outer step; where memory runs out, make it again in micro-batches of half the size."""
+        while True:
+            try:
+                return outer_step(
+                    self.initialization,
+                    self.fast_model,
+                    episodes,
+                    self.optimizer,
+                    learner,
+                    self.config,
+                    self.loss,
+                    self.ranks,
                 )
-    files.close()
-    return _summary(config, out, state)
+            except torch.OutOfMemoryError:
+                half = self.config.batch.micro_tokens // 2
+                if half < SMALLEST_MICRO_TOKENS:
+                    raise MetanmtError(
+                        "The memory of the device is too small even for one sentence at a time.",
+                        "Choose a smaller model.size, or lower batch.max_sentence_tokens.",
+                    ) from None
+                say(f"Out of memory: micro-batches of {half:,} tokens from here on; the result stays the same.")
+                self.config = replace(self.config, batch=replace(self.config.batch, micro_tokens=half))
+            self.fast_model.zero_grad()
+            torch.cuda.empty_cache()
+            self.sampler.batch = self.config.batch
+            self.validate = MetaValidation(self.store, self.tokenizer, self.config)
+            episodes = self.episodes(learner)
+
+    def keep(self, *, stopping: bool) -> None:
+        """Validate when it is time to, and save a checkpoint then, at intervals, and before stopping."""
+        state, config = self.state, self.config
+        done = state.target_tokens >= config.outer.max_target_tokens
+        if _validations(state, config) > state.validations or done:
+            scores = self.validate(self.fast_model, self.initialization)
+            self.state = _validated(state, config, scores, self.files, self.clock)
+            self.save()
+        elif stopping or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the run as it stands."""
+        now = self.clock()
+        self.state = replace(self.state, elapsed_seconds=now, saved_at_seconds=now)
+        pair = self.store.pairs("meta-train")[0]
+        self.files.save(self.state, self.initialization, self.optimizer, self.tokenizer, pair)
+
+    def survive(self, error: RuntimeError) -> None:
+        """Save what the steps before reached when another process has died in this one, and say so.
+
+        The initialisation has not moved yet: it does so only after the gradients of all have arrived.
+        """
+        if (
+            self.ranks.size > 1
+            and self.ranks.first
+            and self.state.step
+            and not isinstance(error, torch.OutOfMemoryError)
+        ):
+            self.save()
+            say(f"Another process died; step {self.state.step} is saved, and meta-train --resume goes on from it.")
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the run cost and reached."""
+        state = self.state
+        return {
+            "run": str(self.files.folder),
+            "learner": self.config.outer.learner,
+            "processes": self.ranks.size,
+            "steps": state.step,
+            "target_tokens": state.target_tokens,
+            "gradient_computations": state.gradient_computations,
+            "elapsed_seconds": round(state.elapsed_seconds, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "best_step": state.best_step,
+            f"best_meta_dev_{state.best_metric}": round(state.best_value, 2),
+        }
 
 
 def phase_of(config: Config, target_tokens: int) -> str:
     """Return the learner in force after `target_tokens`: joint training first, for its share of the cost."""
     joint = config.outer.joint_share * config.outer.max_target_tokens
     return "joint" if target_tokens < joint else config.outer.learner
-
-
-def _inner_steps(learner: Learner, config: Config) -> int:
-    return config.inner.steps if learner.inner_loop else 0
-
-
-def _advanced(state: RunState, episodes: list[Episode], elapsed_seconds: float) -> RunState:
-    return replace(
-        state,
-        step=state.step + 1,
-        target_tokens=state.target_tokens + sum(episode.target_tokens for episode in episodes),
-        gradient_computations=state.gradient_computations + sum(len(episode.batches) for episode in episodes),
-        elapsed_seconds=elapsed_seconds,
-    )
 
 
 def _validations(state: RunState, config: Config) -> int:
@@ -140,7 +238,7 @@ def _validated(state: RunState, config: Config, scores: dict[str, Any], files: R
     )
 
 
-def _metrics(state: RunState, phase: str, rate: float, report: StepReport) -> dict[str, Any]:
+def _metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "step": state.step,
         "target_tokens": state.target_tokens,
@@ -151,22 +249,8 @@ def _metrics(state: RunState, phase: str, rate: float, report: StepReport) -> di
     }
     for name, losses in (("support_loss", report.support_losses), ("query_loss", report.query_losses)):
         if losses:
-            metrics[name] = float(torch.stack(losses).mean())
+            metrics[name] = ranks.mean([float(loss) for loss in torch.stack(losses)])
     return metrics
-
-
-def _summary(config: Config, out: Path, state: RunState) -> dict[str, Any]:
-    return {
-        "run": str(out),
-        "learner": config.outer.learner,
-        "steps": state.step,
-        "target_tokens": state.target_tokens,
-        "gradient_computations": state.gradient_computations,
-        "elapsed_seconds": round(state.elapsed_seconds, 1),
-        "peak_memory_bytes": peak_memory_bytes(),
-        "best_step": state.best_step,
-        f"best_meta_dev_{state.best_metric}": round(state.best_value, 2),
-    }
 
 
 @dataclass

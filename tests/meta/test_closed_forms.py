@@ -87,7 +87,7 @@ def test_outer_step_averages_over_the_meta_batch(name: str) -> None:
         Episode(None, (task,) * steps, task if learner.query else None)  # type: ignore[arg-type]
         for task in targets
     ]
-    config = Config(inner=INNER, outer=OuterConfig(clip_norm=0.0))
+    config = Config(inner=INNER, outer=OuterConfig(clip_norm=0.0, meta_batch_size=3))
     outer_step(theta, phi, episodes, optimizer, learner, config, Quadratic())
     directions = []
     for task in targets:

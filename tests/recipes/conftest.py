@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from metanmt.config import Config, build, override
 from metanmt.recipes import meta_train, prepare
@@ -69,3 +70,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     out = tmp_path_factory.mktemp("runs") / "fomaml"
     meta_train.run(small_config(), data, out)
     return out
+
+
+def relative_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Return the distance of two sets of weights over the norm of the first."""
+    distance = sum(float((ours[name] - theirs[name]).square().sum()) for name in ours)
+    return float((distance / sum(float(weight.square().sum()) for weight in ours.values())) ** 0.5)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from metanmt.errors import CheckpointError, UsageError
+from metanmt.errors import CheckpointError, MetanmtError, UsageError
 from metanmt.meta.run import Run
+from metanmt.nmt.loss import Loss
 from metanmt.recipes import meta_train, prepare
-from tests.recipes.conftest import SETTINGS, small_config
+from tests.recipes.conftest import SETTINGS, relative_error, small_config
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -160,3 +162,35 @@ def test_a_checkpoint_is_never_half_written(run_folder: Path, tmp_path: Path, mo
         files.save(run_module.RunState(step=state.step + 1), model, optimizer, tokenizer, Pair("de", "en"))
     assert weights(out / "last") == before
     assert not list(out.rglob("*.tmp"))
+
+
+def test_out_of_memory_makes_smaller_micro_batches_and_the_same_result(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory is made scarce by a loss that refuses micro-batches of more than 250 padded tokens."""
+    settings = ("outer.max_target_tokens=2500", "batch.micro_tokens=600", "model.dropout=0.0", "validation.times=1")
+    meta_train.run(small_config(*settings), data, tmp_path / "roomy")
+    plain = Loss.summed
+
+    def scarce(self: Loss, model: Any, batch: Any) -> Any:
+        if model.training and batch.source.shape[0] * max(batch.source.shape[1], batch.labels.shape[1]) > 250:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(self, model, batch)
+
+    monkeypatch.setattr(Loss, "summed", scarce)
+    capsys.readouterr()
+    meta_train.run(small_config(*settings), data, tmp_path / "scarce")
+    said = [line for line in capsys.readouterr().err.splitlines() if "Out of memory" in line]
+    assert [word for line in said for word in line.split() if word.isdigit()] == ["300", "150"]
+    ours, theirs = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("roomy", "scarce"))
+    assert relative_error(ours, theirs) < 1e-4
+    assert metrics(tmp_path / "roomy")[-1]["target_tokens"] == metrics(tmp_path / "scarce")[-1]["target_tokens"]
+
+
+def test_a_device_too_small_for_a_sentence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Loss, "summed", full)
+    with pytest.raises(MetanmtError, match="too small even for one sentence"):
+        meta_train.run(small_config(), data, tmp_path / "run")

@@ -1,0 +1,87 @@
+"""Several processes under torchrun: the same weights as one, and a run that survives the death of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from metanmt.recipes import meta_train
+from tests.recipes.conftest import SETTINGS, relative_error, small_config
+
+MORE = ("outer.max_target_tokens=4000", "model.dropout=0.2", "outer.meta_batch_size=3", "outer.joint_share=0.3")
+
+
+def torchrun(data: Path, out: Path, *more: str, settings: tuple[str, ...] = MORE) -> subprocess.Popen[str]:
+    """Start two processes that meta-train together, as the help says."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "metanmt", "meta-train", "tiny", "--data", str(data), "--out", str(out), *more]
+    for setting in (*SETTINGS, *settings):
+        command += ["--set", setting]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
+    started = torchrun(data, tmp_path / "two", "--json")
+    meta_train.run(small_config("model.size=tiny", *MORE), data, tmp_path / "one")
+    stdout, stderr = started.communicate(timeout=240)
+    assert started.returncode == 0, stderr
+    facts = json.loads(stdout)
+    assert facts["processes"] == 2
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) > 5
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ("step", "target_tokens", "gradient_computations"):
+            assert ours.get(key) == theirs.get(key)
+        assert theirs.get("query_loss", 0) == pytest.approx(ours.get("query_loss", 0), rel=1e-4)
+    for name in ("last", "best"):
+        ours, theirs = (load_file(tmp_path / count / name / "model.safetensors") for count in ("one", "two"))
+        assert relative_error(ours, theirs) < 1e-5
+
+
+def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
+    out, long = tmp_path / "run", (*MORE, "outer.max_target_tokens=400000", "validation.times=200")
+    started = torchrun(data, out, settings=long)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "last").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        children = subprocess.run(["pgrep", "-P", str(started.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+        _, stderr = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    assert "SIGKILL" in stderr
+    reached = saved_step(out)
+    again = torchrun(data, out, "--resume", settings=long)
+    deadline = time.monotonic() + 120
+    while saved_step(out) <= reached and time.monotonic() < deadline:
+        time.sleep(0.2)
+    again.send_signal(signal.SIGTERM)
+    _, stderr = again.communicate(timeout=120)
+    assert saved_step(out) > reached, stderr
+
+
+def saved_step(out: Path) -> int:
+    return int(json.loads((out / "last" / "trainer.json").read_text())["step"])
+
+
+def test_more_processes_than_tasks(data: Path, tmp_path: Path) -> None:
+    started = torchrun(data, tmp_path / "run", settings=("outer.meta_batch_size=1",))
+    _, stderr = started.communicate(timeout=120)
+    assert started.returncode != 0
+    assert stderr.count("2 processes cannot share 1 tasks a step") == 1
+    assert not (tmp_path / "run").exists()
