@@ -36,6 +36,7 @@ examples:
   metanmt meta-train tiny --data data --out run --resume                     after Ctrl-C or a crash
   metanmt meta-train tiny --data data --out run-joint --learner joint        the baseline at the same cost
   metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
+  torchrun --standalone --nproc-per-node 8 -m metanmt meta-train base --data data --out run    eight GPUs
 
 settings:
 """

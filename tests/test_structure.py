@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,12 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout.lower()
+
+
+def test_every_package_is_shipped() -> None:
+    """An installed metanmt has the same packages, configurations and collections as this folder."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {path.parent for path in (ROOT / "metanmt").rglob("__init__.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(settings["packages"]) == found | set(settings["package-dir"])
+    assert settings["package-dir"] == {"metanmt.corpora": "corpora"}
