@@ -108,7 +108,7 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 def test_every_package_is_shipped() -> None:
     """An installed metanmt has the same packages, configurations and collections as this folder."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    folders = {path.parent for path in (ROOT / "metanmt").rglob("__init__.py")}
+    folders = {path.parent for kind in ("__init__.py", "*.toml") for path in PACKAGE.rglob(kind)}
     found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(settings["packages"]) == found | set(settings["package-dir"])
     assert settings["package-dir"] == {"metanmt.corpora": "corpora"}
