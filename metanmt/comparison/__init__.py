@@ -1,0 +1,1 @@
+"""Fair comparisons: what is to be run, running it, statistics, tables."""

@@ -1,0 +1,106 @@
+"""Statistics on cases with a known answer, and an interval that covers the truth as often as it says."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from sacrebleu.significance import PairedTest
+
+from metanmt.comparison.statistics import (
+    METRICS,
+    Counts,
+    counts,
+    mean_and_deviation,
+    metric,
+    paired_difference,
+    scorer,
+)
+from metanmt.nmt.score import score
+from tests import toy
+
+REFERENCES = [target for _, target in toy.lines(120)]
+
+
+def corrupted(share: float, seed: int) -> list[str]:
+    """Return the references with this share of their words replaced."""
+    rng = random.Random(seed)
+    words = sorted({word for line in REFERENCES for word in line.split()})
+    return [
+        " ".join(rng.choice(words) if rng.random() < share else word for word in line.split()) for line in REFERENCES
+    ]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_summed_counts_give_sacrebleus_own_score(name: str) -> None:
+    hypotheses = corrupted(0.3, 1)
+    found = scorer(name)(counts(name, hypotheses, REFERENCES).sum(axis=0))
+    assert found == pytest.approx(score(hypotheses, REFERENCES, ter=False)[name]["score"], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_identical_systems_do_not_differ(name: str) -> None:
+    systems = [counts(name, corrupted(0.3, seed), REFERENCES) for seed in range(3)]
+    found = paired_difference(systems, systems, scorer(name), resamples=50)
+    assert (found.value, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    assert not found.significant
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_corrupted_copy_is_worse(name: str) -> None:
+    good, bad = ([counts(name, corrupted(share, seed), REFERENCES) for seed in range(3)] for share in (0.2, 0.4))
+    found = paired_difference(good, bad, scorer(name), resamples=200)
+    assert found.significant
+    assert found.low > 0
+    assert found.p_value < 0.01
+    mirrored = paired_difference(bad, good, scorer(name), resamples=200)
+    assert mirrored.value == pytest.approx(-found.value)
+    assert mirrored.high == pytest.approx(-found.low)
+    cautious = paired_difference(good, bad, scorer(name), resamples=200, comparisons=20)
+    assert cautious.high - cautious.low > found.high - found.low
+    assert cautious.p_value >= found.p_value
+
+
+def test_one_draw_agrees_with_sacrebleus_paired_bootstrap() -> None:
+    """The same resampling by the library: its p-value and ours fall on the same side, its mean difference is ours."""
+    ours, theirs = corrupted(0.25, 1), corrupted(0.33, 2)
+    found = paired_difference([counts("bleu", ours, REFERENCES)], [counts("bleu", theirs, REFERENCES)], scorer("bleu"))
+    test = PairedTest(
+        [("theirs", theirs), ("ours", ours)], {"BLEU": metric("bleu")}, [REFERENCES], test_type="bs", n_samples=1000
+    )
+    _, results = test()
+    baseline, system = results["BLEU"]
+    assert found.value == pytest.approx(system.score - baseline.score)
+    assert (found.p_value < 0.05) == (system.p_value < 0.05)
+
+
+def mean_score(sums: Counts) -> float:
+    return float(sums[0] / sums[1])
+
+
+@pytest.mark.parametrize(("of_draws", "of_sentences"), [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.1, 1.0)])
+def test_the_interval_covers_the_truth_at_its_stated_rate(of_draws: float, of_sentences: float) -> None:
+    """Systems whose true lead is 0.3; draws and sentences vary by as much as given, beside noise in each cell."""
+    rng = np.random.default_rng(7)
+    draws, sentences, covered, trials = 3, 60, 0, 400
+    for trial in range(trials):
+        lead = 0.3 + of_draws * rng.normal(size=(draws, 1)) / 4 + of_sentences * rng.normal(size=(1, sentences))
+        lead = lead + 0.5 * rng.normal(size=(draws, sentences))
+        base = rng.normal(size=(draws, sentences))
+        system = [np.stack([row, np.ones(sentences)], axis=1) for row in base + lead]
+        baseline = [np.stack([row, np.ones(sentences)], axis=1) for row in base]
+        found = paired_difference(system, baseline, mean_score, resamples=100, seed=trial)
+        covered += found.low <= 0.3 <= found.high
+    assert 0.92 <= covered / trials <= 0.995
+
+
+def test_other_sentences_are_refused() -> None:
+    one, two = (counts("bleu", REFERENCES[:n], REFERENCES[:n]) for n in (5, 6))
+    with pytest.raises(ValueError, match="draws and sentences"):
+        paired_difference([one], [two], scorer("bleu"))
+
+
+def test_spread_over_draws() -> None:
+    assert mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert mean_and_deviation([5.0]) == (5.0, None)
