@@ -207,10 +207,16 @@ def build(section: type[Section], values: Mapping[str, Any], where: str) -> Sect
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"Unknown key {key!r} in {where}.", did_you_mean(key, known))
-        if dataclasses.is_dataclass(hints[key]):
+        where_key = f"{where} [{key}]"
+        if typing.get_origin(hints[key]) is dict:
+            kind = typing.get_args(hints[key])[1]
+            if not isinstance(value, Mapping) or not all(isinstance(item, Mapping) for item in value.values()):
+                raise ConfigError(f"{key} in {where} must hold sections.", f"Write each as [{key}.NAME].")
+            filled[key] = {name: build(kind, item, where=f"{where} [{key}.{name}]") for name, item in value.items()}
+        elif dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key} in {where} must be a section.", f"Write it as [{key}] with keys below it.")
-            filled[key] = build(typing.cast(type[Any], hints[key]), value, where=f"{where} [{key}]")
+            filled[key] = build(typing.cast(type[Any], hints[key]), value, where=where_key)
         else:
             filled[key] = _checked(value, hints[key], f"{key} in {where}")
     return section(**filled)
@@ -222,6 +228,10 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
         if value not in choices:
             raise ConfigError(f"{what} is {value!r}.", f"It must be one of {', '.join(map(str, choices))}.")
         return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{what} is {value!r}.", "Write it as a list: [a, b].")
+        return tuple(_checked(item, typing.get_args(hint)[0], what) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

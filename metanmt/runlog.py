@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 LINE_INTERVAL_SECONDS = 15.0
@@ -16,9 +18,26 @@ def speaks() -> bool:
 
 
 def say(message: str) -> None:
-    """Print a line for a person to stderr; stdout is kept for results."""
-    if speaks():
+    """Print a line for a person to stderr; stdout is kept for results. Inside `one_display` it is a note."""
+    if _display is not None:
+        _display.note = message.strip().splitlines()[-1] if message.strip() else _display.note
+    elif speaks():
         print(message, file=sys.stderr, flush=True)
+
+
+_display: Progress | None = None
+
+
+@contextmanager
+def one_display(progress: Progress) -> Iterator[Progress]:
+    """Show this progress alone: that of the work inside becomes the note beside it."""
+    global _display
+    with progress:
+        _display = progress
+        try:
+            yield progress
+        finally:
+            _display = None
 
 
 def duration(seconds: float) -> str:
@@ -49,7 +68,8 @@ class Progress:
         self.note = ""
         self._started = self._last_line = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty() and speaks():
+        self._inside = _display
+        if sys.stderr.isatty() and speaks() and self._inside is None:
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -66,7 +86,9 @@ class Progress:
         """Count `units` more as done; `note` (a loss, a file name) is shown beside the rate."""
         self.done += units
         self.note = note or self.note
-        if self._bar is not None:
+        if self._inside is not None:
+            self._inside.advance(0, self._line())
+        elif self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(units)

@@ -28,21 +28,30 @@ class Difference:
 
     Attributes:
         value: mean over the draws.
-        low, high: interval at the stated confidence, corrected for the number of comparisons.
-        p_value: of no difference, corrected likewise (Bonferroni), at most 1.
-        draws: how many there were; with one, the interval is of the sentences alone.
+        error: standard error.
+        freedom: degrees of freedom of that error.
+        draws: how many there were; with one, the error is of the sentences alone.
     """
 
     value: float
-    low: float
-    high: float
-    p_value: float
+    error: float
+    freedom: float
     draws: int
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+    def interval(self, confidence: float = 0.95, comparisons: int = 1) -> tuple[float, float]:
+        """Return the interval that holds the truth, all comparisons together, at this confidence (Bonferroni)."""
+        from scipy.stats import t
+
+        half = self.error and self.error * float(t.ppf(1 - (1 - confidence) / (2 * comparisons), self.freedom))
+        return self.value - half, self.value + half
+
+    def p_value(self, comparisons: int = 1) -> float:
+        """Return the probability of so large a difference where there is none, corrected likewise."""
+        from scipy.stats import t
+
+        if not self.error:
+            return 1.0 if self.value == 0 else 0.0
+        return min(1.0, comparisons * 2 * float(t.sf(abs(self.value) / self.error, self.freedom)))
 
 
 def metric(name: str) -> Any:
@@ -68,8 +77,6 @@ def paired_difference(
     baseline: Sequence[Counts],
     score: Callable[[Counts], float],
     *,
-    confidence: float = 0.95,
-    comparisons: int = 1,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
@@ -79,13 +86,9 @@ def paired_difference(
         system: counts of each draw, (sentences, counts).
         baseline: likewise, in the same order of draws and sentences.
         score: from summed counts to the score.
-        confidence: of the interval, all `comparisons` taken together.
-        comparisons: how many such differences are looked at (Bonferroni).
         resamples: of the sentences.
         seed: of the resampling; every pair of systems meets the same resamples.
     """
-    from scipy.stats import t
-
     ours, theirs = np.stack(list(system)), np.stack(list(baseline))
     if ours.shape[:2] != theirs.shape[:2]:
         raise ValueError(f"{ours.shape[:2]} draws and sentences against {theirs.shape[:2]}")
@@ -101,14 +104,24 @@ def paired_difference(
     resampled = np.array([lead(rng.multinomial(sentences, even)).mean() for _ in range(resamples)])
     of_sentences = float(resampled.var(ddof=1))
     of_draws = float(by_draw.var(ddof=1)) / draws if draws > 1 else 0.0
-    value, variance = float(by_draw.mean()), of_sentences + of_draws
-    if variance == 0.0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0, draws)
-    freedom = variance**2 / (of_sentences**2 / max(1, sentences - 1) + of_draws**2 / max(1, draws - 1))
-    error = variance**0.5
-    half = float(t.ppf(1 - (1 - confidence) / (2 * comparisons), freedom)) * error
-    p_value = min(1.0, comparisons * 2 * float(t.sf(abs(value) / error, freedom)))
-    return Difference(value, value - half, value + half, p_value, draws)
+    parts = [(of_sentences, sentences - 1), (of_draws, draws - 1)]
+    return Difference(float(by_draw.mean()), *_added(parts), draws)
+
+
+def mean_difference(differences: Sequence[Difference]) -> Difference:
+    """Return the mean lead over several test sets, each with sentences and draws of its own."""
+    count = len(differences)
+    parts = [((item.error / count) ** 2, item.freedom) for item in differences]
+    value = float(np.mean([item.value for item in differences]))
+    return Difference(value, *_added(parts), min(item.draws for item in differences))
+
+
+def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the error of a sum of independent parts, and its degrees of freedom (Satterthwaite 1946)."""
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return 0.0, 1.0
+    return variance**0.5, variance**2 / sum(part**2 / max(1, freedom) for part, freedom in parts)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -11,8 +11,10 @@ from sacrebleu.significance import PairedTest
 from metanmt.comparison.statistics import (
     METRICS,
     Counts,
+    Difference,
     counts,
     mean_and_deviation,
+    mean_difference,
     metric,
     paired_difference,
     scorer,
@@ -43,23 +45,21 @@ def test_summed_counts_give_sacrebleus_own_score(name: str) -> None:
 def test_identical_systems_do_not_differ(name: str) -> None:
     systems = [counts(name, corrupted(0.3, seed), REFERENCES) for seed in range(3)]
     found = paired_difference(systems, systems, scorer(name), resamples=50)
-    assert (found.value, found.low, found.high, found.p_value) == (0, 0, 0, 1)
-    assert not found.significant
+    assert (found.value, found.interval(), found.p_value()) == (0, (0, 0), 1)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_corrupted_copy_is_worse(name: str) -> None:
     good, bad = ([counts(name, corrupted(share, seed), REFERENCES) for seed in range(3)] for share in (0.2, 0.4))
     found = paired_difference(good, bad, scorer(name), resamples=200)
-    assert found.significant
-    assert found.low > 0
-    assert found.p_value < 0.01
+    low, high = found.interval()
+    assert 0 < low < found.value < high
+    assert found.p_value() < 0.01
     mirrored = paired_difference(bad, good, scorer(name), resamples=200)
     assert mirrored.value == pytest.approx(-found.value)
-    assert mirrored.high == pytest.approx(-found.low)
-    cautious = paired_difference(good, bad, scorer(name), resamples=200, comparisons=20)
-    assert cautious.high - cautious.low > found.high - found.low
-    assert cautious.p_value >= found.p_value
+    assert mirrored.interval() == pytest.approx((-high, -low))
+    assert found.interval(comparisons=20)[0] < low < found.interval(confidence=0.5)[0]
+    assert found.p_value(comparisons=20) == pytest.approx(20 * found.p_value())
 
 
 def test_one_draw_agrees_with_sacrebleus_paired_bootstrap() -> None:
@@ -72,7 +72,7 @@ def test_one_draw_agrees_with_sacrebleus_paired_bootstrap() -> None:
     _, results = test()
     baseline, system = results["BLEU"]
     assert found.value == pytest.approx(system.score - baseline.score)
-    assert (found.p_value < 0.05) == (system.p_value < 0.05)
+    assert (found.p_value() < 0.05) == (system.p_value < 0.05)
 
 
 def mean_score(sums: Counts) -> float:
@@ -91,8 +91,15 @@ def test_the_interval_covers_the_truth_at_its_stated_rate(of_draws: float, of_se
         system = [np.stack([row, np.ones(sentences)], axis=1) for row in base + lead]
         baseline = [np.stack([row, np.ones(sentences)], axis=1) for row in base]
         found = paired_difference(system, baseline, mean_score, resamples=100, seed=trial)
-        covered += found.low <= 0.3 <= found.high
+        low, high = found.interval()
+        covered += low <= 0.3 <= high
     assert 0.92 <= covered / trials <= 0.995
+
+
+def test_the_mean_over_test_sets_is_surer_than_each() -> None:
+    one = Difference(2.0, 1.0, 4.0, 3)
+    found = mean_difference([one, one, one, one])
+    assert (found.value, found.error, found.freedom, found.draws) == (2.0, 0.5, pytest.approx(16.0), 3)
 
 
 def test_other_sentences_are_refused() -> None:

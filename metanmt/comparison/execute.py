@@ -1,0 +1,170 @@
+"""Running a comparison: what is missing is run, what was interrupted goes on, what is done is skipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, check_runs, make_arms, make_plan
+from metanmt.comparison.statistics import METRICS, counts
+from metanmt.config import Update
+from metanmt.data.language import Pair
+from metanmt.data.manifest import shipped_manifest
+from metanmt.data.sources import read_lines
+from metanmt.data.store import TokenStore
+from metanmt.errors import ConfigError
+from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
+from metanmt.runlog import Progress, one_display
+from metanmt.runtime import new_folder, write_json
+
+RESULT, COUNTS, HYPOTHESES = "result.json", "counts.npz", "hypotheses.txt"
+TRANSLATION_PASSES = 3.0  # of beam search over a test set, in forward-backward passes over as many tokens
+
+
+def run(compare: CompareConfig, out: Path) -> tuple[Plan, TokenStore]:
+    """Run a comparison in its folder; the same call goes on after any interruption.
+
+    ```
+    OUT/data/                 the prepared collection, if the comparison names one
+    OUT/runs/ARM/             the meta-training runs
+    OUT/results/ARM/PAIR/BUDGET-UPDATE-DRAW/   result.json, hypotheses.txt, counts.npz; complete or not there
+    ```
+    """
+    store = open_data(compare, out)
+    plan = make_plan(compare, store)
+    check_runs(plan, out)
+    costs = estimate(plan, store, out)
+    with one_display(Progress("compare", sum(costs.values()), "target tokens")) as progress:
+        for arm in plan.arms:
+            if arm.trained:
+                _meta_train(arm, store, out)
+                progress.advance(costs[arm.name], f"{arm.name} meta-trained")
+        for cell in plan.cells:
+            if not done(plan, cell, store, out):
+                _run_cell(plan, cell, store, out)
+                progress.advance(costs[str(cell.path)], f"{cell.path.relative_to('results')} done")
+    return plan, store
+
+
+def open_data(compare: CompareConfig, out: Path) -> TokenStore:
+    """Return the data of a comparison; a collection that it names is prepared first."""
+    if bool(compare.data) == bool(compare.corpus):
+        raise ConfigError("The data is not given once.", 'Give either data = "FOLDER" or corpus = "MANIFEST".')
+    if compare.data:
+        return TokenStore.open(Path(compare.data))
+    make_arms(compare)
+    folder = out / "data"
+    if not folder.exists():
+        manifest = Path(compare.corpus) if Path(compare.corpus).exists() else shipped_manifest(compare.corpus)
+        prepare.run(manifest, folder, root=Path(compare.root) if compare.root else None)
+    return TokenStore.open(folder)
+
+
+def done(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> bool:
+    """Return whether the result of a cell is there, from this configuration and this data."""
+    path = out / cell.path / RESULT
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == plan.digest(cell, store)
+
+
+def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
+    """Return what is still to be spent on each arm and cell, in target tokens of forward-backward passes.
+
+    Early stopping makes an adaptation cheaper than this.
+    """
+    costs: dict[str, float] = {}
+    for arm in plan.arms:
+        if arm.trained:
+            state = out / "runs" / arm.name / "last" / "trainer.json"
+            spent = json.loads(state.read_text(encoding="utf-8"))["target_tokens"] if state.is_file() else 0
+            costs[arm.name] = max(0, arm.config.outer.max_target_tokens - spent)
+    for cell in plan.cells:
+        sets = store.sets(Pair.parse(cell.pair))
+        train, test = sets["train"], sets[plan.compare.test_set]
+        tuning = plan.arm(cell.arm).config.fine_tune
+        tokens = cell.budget * train["target_tokens"] / train["target_words"]
+        passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
+        cost = tokens * passes + TRANSLATION_PASSES * test["target_tokens"]
+        costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
+    return costs
+
+
+def _meta_train(arm: Arm, store: TokenStore, out: Path) -> None:
+    folder = out / "runs" / arm.name
+    if folder.exists() and not (folder / "last").exists():
+        shutil.rmtree(folder)  # killed before its first checkpoint
+    if not (folder / "summary.json").is_file():
+        facts = meta_train.run(arm.config, store.folder, folder, resume=folder.exists())
+        write_json(folder / "summary.json", facts)
+
+
+def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
+    """Adapt, translate, score; the folder of the result gets its name when it is complete."""
+    started = time.monotonic()
+    arm, pair = plan.arm(cell.arm), Pair.parse(cell.pair)
+    init = arm.checkpoint or (SCRATCH if arm.learner == SCRATCH else str(out / "runs" / arm.name))
+    with new_folder(out / cell.path, overwrite=True) as folder:
+        model, facts = Path(init), dict[str, Any]()
+        if cell.budget:
+            model = folder / "model"
+            config = replace(arm.config, fine_tune=replace(arm.config.fine_tune, update=cast(Update, cell.update)))
+            text = fine_tune.Text(data=store.folder, budget_words=cell.budget)
+            facts = fine_tune.run(
+                init,
+                cell.pair,
+                model,
+                text,
+                config.fine_tune,
+                model=config.model,
+                seed=cell.draw,
+                precision=config.run.precision,
+            )
+        if facts.get("interrupted"):
+            raise KeyboardInterrupt("Stopped; the same command goes on.")
+        scores = evaluate.run(
+            model=model,
+            pair=cell.pair,
+            data=store.folder,
+            split=plan.compare.test_set,
+            beam=plan.compare.beam,
+            bootstrap=0,
+            out=folder / "evaluation",
+        )
+        hypotheses = list(read_lines(Path(scores["hypotheses"])))
+        references = list(read_lines(store.folder / "text" / cell.pair / f"{plan.compare.test_set}.{pair.target}"))
+        bleu, chrf = (counts(name, hypotheses, references) for name in METRICS)
+        np.savez(folder / COUNTS, bleu=bleu, chrf=chrf)
+        shutil.move(scores["hypotheses"], folder / HYPOTHESES)
+        shutil.rmtree(folder / "evaluation")
+        if cell.budget:
+            shutil.rmtree(model)  # a comparison has hundreds of these
+        keep = ("train_words", "sentences", "updates", "target_tokens", "peak_memory_bytes", "best")
+        write_json(
+            folder / RESULT,
+            {
+                "digest": plan.digest(cell, store),
+                "cell": {"arm": cell.arm, "pair": cell.pair, "budget": cell.budget, "update": cell.update},
+                "draw": cell.draw,
+                "scores": scores["scores"],
+                "adaptation": {key: facts[key] for key in keep if key in facts},
+                "elapsed_seconds": round(time.monotonic() - started, 1),
+                "versions": scores["versions"],
+            },
+        )
+
+
+def load_counts(cells: Sequence[Cell], out: Path, metric: str) -> list[Any]:
+    """Return the sentence statistics of some cells."""
+    return [np.load(out / cell.path / COUNTS)[metric] for cell in cells]
+
+
+def load_result(cell: Cell, out: Path) -> dict[str, Any]:
+    """Return the result of a cell."""
+    result: dict[str, Any] = json.loads((out / cell.path / RESULT).read_text(encoding="utf-8"))
+    return result

@@ -1,0 +1,230 @@
+"""What a comparison is to run: arms, unseen pairs, budgets, draws; checked before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from metanmt.config import Config, Update, build, load_config, setting
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
+from metanmt.data.tokenizer import load_tokenizer
+from metanmt.errors import CheckpointError, ConfigError, did_you_mean
+from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder
+
+SCRATCH = "none"
+SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
+"""Settings of fine-tuning that choose the weights: alike in every arm."""
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """One initialisation to compare."""
+
+    learner: Literal["none", "joint", "fomaml", "reptile", ""] = setting("", 'how it is learned; "none": from scratch')
+    checkpoint: str = setting("", "a run or checkpoint that is there already, instead of a learner")
+    set: tuple[str, ...] = setting((), "settings of this arm, each section.key=value")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A comparison file."""
+
+    name: str = setting("", "title of the tables")
+    data: str = setting("", "a prepared data folder; or")
+    corpus: str = setting("", "a manifest (or the name of a shipped one) to prepare")
+    root: str = setting("", "where the text of that manifest lies")
+    config: str = setting("tiny", "configuration of all arms: a file, or the name of a shipped one")
+    set: tuple[str, ...] = setting((), "settings of all arms, each section.key=value")
+    pairs: tuple[str, ...] = setting((), "unseen pairs (default: every meta-test pair)")
+    test_set: str = setting("test", "the set that is scored")
+    budgets: tuple[int, ...] = setting((0, 4_000), "target words to adapt on; 0 is zero-shot")
+    draws: tuple[int, ...] = setting((1, 2, 3), "seeds of the support draws, and of everything random in adapting")
+    updates: tuple[Update, ...] = setting(("all",), "which parameters move in adapting")
+    baseline: str = setting("joint", "the arm that the others are compared with")
+    beam: int = setting(5, "beam size of the translations that are scored")
+    confidence: float = setting(0.95, "of the intervals, corrected for the number of comparisons")
+    arms: dict[str, ArmConfig] = field(
+        default_factory=dict, metadata={"meaning": "the arms, each a section [arms.NAME]"}
+    )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm with everything resolved; `config` is None for a checkpoint that is there already."""
+
+    name: str
+    learner: str
+    config: Config
+    checkpoint: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the comparison meta-trains it."""
+        return self.learner != SCRATCH and not self.checkpoint
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One adaptation and its score. Budget 0 is zero-shot, with draw 0 and nothing moved."""
+
+    arm: str
+    pair: str
+    budget: int
+    update: str
+    draw: int
+
+    @property
+    def path(self) -> Path:
+        """Where its result lies, below the comparison's folder."""
+        adapted = f"{self.budget}-{self.update}-{self.draw}" if self.budget else "zero-shot"
+        return Path("results") / self.arm / self.pair / adapted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked comparison."""
+
+    compare: CompareConfig
+    arms: tuple[Arm, ...]
+    pairs: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def digest(self, cell: Cell, store: TokenStore) -> str:
+        """Return what the result of a cell depends on, as one digest: configuration, data, software format."""
+        arm = self.arm(cell.arm)
+        facts = {
+            "cell": asdict(cell),
+            "arm": [arm.learner, arm.checkpoint],
+            "config": asdict(arm.config),
+            "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
+            "scored": [self.compare.test_set, self.compare.beam],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_compare(path: Path) -> CompareConfig:
+    """Return the comparison of a TOML file, or of a shipped one by name.
+
+    Raises:
+        ConfigError: no such file, not TOML, or an unknown key.
+    """
+    shipped = Path(__file__).parent.parent / "comparisons"
+    found = path if path.exists() else shipped / f"{path.name.removesuffix('.toml')}.toml"
+    if not found.is_file():
+        names = ", ".join(sorted(item.stem for item in shipped.glob("*.toml")))
+        raise ConfigError(f"No comparison file {path}.", f"Give a TOML file, or a shipped comparison: {names}.")
+    try:
+        values = tomllib.loads(found.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{found} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    return build(CompareConfig, values, where=str(found))
+
+
+def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
+    """Return the arms resolved, after checking that they are compared fairly.
+
+    Raises:
+        ConfigError: no arm, an unknown baseline, or arms of unequal cost or selection.
+    """
+    if not compare.arms:
+        raise ConfigError("The comparison has no arms.", 'Add some: [arms.joint] with learner = "joint".')
+    if compare.baseline not in compare.arms:
+        raise ConfigError(f"No arm is called {compare.baseline!r}.", did_you_mean(compare.baseline, compare.arms))
+    arms = []
+    for name, item in compare.arms.items():
+        if bool(item.learner) == bool(item.checkpoint):
+            raise ConfigError(f"Arm {name} is not given once.", "Give it either a learner or a checkpoint.")
+        learner = [f"outer.learner={item.learner}"] if item.learner not in ("", SCRATCH) else []
+        config = load_config(Path(compare.config), [*compare.set, *item.set, *learner])
+        arms.append(Arm(name, item.learner, config, item.checkpoint))
+    trained = [arm for arm in arms if arm.trained]
+    for arm in arms:
+        for what, facts in (("cost", _cost(arm)), ("selection of the checkpoint", asdict(arm.config.validation))):
+            if arm.trained and facts != (_cost(trained[0]) if what == "cost" else asdict(trained[0].config.validation)):
+                raise _unequal(what, trained[0], arm)
+        if _selection(arm) != _selection(arms[0]):
+            raise _unequal("selection in fine-tuning", arms[0], arm)
+    return tuple(arms)
+
+
+def _cost(arm: Arm) -> int:
+    return arm.config.outer.max_target_tokens
+
+
+def _selection(arm: Arm) -> list[Any]:
+    return [getattr(arm.config.fine_tune, key) for key in SELECTION]
+
+
+def _unequal(what: str, one: Arm, other: Arm) -> ConfigError:
+    return ConfigError(
+        f"Arms {one.name} and {other.name} differ in their {what}: no fair comparison.",
+        "Set it for all arms, under `set` at the top of the file.",
+    )
+
+
+def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
+    """Return everything that is to be run, checked against the data.
+
+    Raises:
+        MetanmtError: a pair without a test set, a budget that cannot be drawn, a checkpoint of another tokenizer.
+    """
+    arms = make_arms(compare)
+    pairs = compare.pairs or tuple(str(pair) for pair in store.pairs("meta-test"))
+    for name in pairs:
+        sets = store.sets(Pair.parse(name))
+        for needed in ("train", compare.test_set):
+            if needed not in sets:
+                raise ConfigError(f"{name} has no set {needed!r}.", did_you_mean(needed, sets))
+        for budget in compare.budgets:
+            _check_budget(name, budget, sets["train"])
+    if not compare.draws or len(set(compare.draws)) < len(compare.draws):
+        raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    for arm in arms:
+        if arm.checkpoint:
+            folder = checkpoint_folder(Path(arm.checkpoint))
+            check_tokenizer(load_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
+    cells = tuple(
+        Cell(arm.name, pair, budget, update if budget else "none", draw if budget else 0)
+        for arm in arms
+        for pair in pairs
+        for budget in dict.fromkeys(compare.budgets)
+        if budget or arm.learner != SCRATCH
+        for update in (compare.updates if budget else compare.updates[:1])
+        for draw in (compare.draws if budget else compare.draws[:1])
+    )
+    if not cells:
+        raise ConfigError("The comparison has nothing to run.", "Give it budgets, pairs and arms.")
+    return Plan(compare, arms, pairs, cells)
+
+
+def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:
+    words, sentences = train["target_words"], train["sentences"]
+    if budget > words:
+        raise ConfigError(f"A budget of {budget:,} words is larger than {pair}'s {words:,}.", "Give a smaller one.")
+    if budget < 0 or 0 < budget < 2 * words / sentences:
+        raise ConfigError(
+            f"A budget of {budget} words is too small for {pair}: a sentence has {words / sentences:.0f} on average.",
+            "Give 0 for zero-shot, or a few sentences' worth.",
+        )
+
+
+def check_runs(plan: Plan, folder: Path) -> None:
+    """Raise a CheckpointError if a run that is there already was made with another configuration."""
+    for arm in plan.arms:
+        saved = folder / "runs" / arm.name / "config.toml"
+        if arm.trained and saved.exists() and load_config(saved) != arm.config:
+            raise CheckpointError(
+                f"{saved.parent} was meta-trained with another configuration than arm {arm.name} has now.",
+                "Give another --out, or remove that run.",
+            )
