@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         ("fine-tune", _fine_tune_arguments, _fine_tune),
         ("translate", _translate_arguments, _translate),
         ("evaluate", _evaluate_arguments, _evaluate),
+        ("compare", _compare_arguments, _compare),
         ("demo", _demo_arguments, _demo),
     ):
         summary, epilog = help_texts.COMMANDS[name]
@@ -245,6 +246,27 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         _print_json(facts)
     else:
         print(format_scores(facts))
+
+
+def _compare_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("comparison", type=Path, metavar="COMPARE.toml", help="the comparison, or a shipped name")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="its folder; what is done is skipped")
+    sub.add_argument("--dry-run", action="store_true", help="print what would be run, and its estimated cost")
+    sub.add_argument("--json", action="store_true", help="print the tables as JSON")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from metanmt.comparison import compare
+    from metanmt.comparison.tables import format_comparison
+
+    if arguments.dry_run:
+        print(compare.dry_run(arguments.comparison, arguments.out))
+        return
+    found = compare.run(arguments.comparison, arguments.out)
+    if arguments.json:
+        _print_json(found)
+    else:
+        print(format_comparison(found))
 
 
 def _demo_arguments(sub: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ pair that has almost no text, measure BLEU.
   metanmt fine-tune --init run --data data --pair fi-en --budget 4000 --out tuned
   metanmt evaluate --model tuned --data data --pair fi-en           BLEU with its signature
   metanmt translate --model tuned --pair fi-en < in.fi > out.en
+  metanmt compare cldr --out comparison                             learners at equal cost, with intervals
 """
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -70,6 +71,36 @@ examples:
 examples:
   metanmt evaluate --model tuned --data data --pair fi-en --split test
   metanmt evaluate --model tuned --pair fi-en --source test.fi --reference test.en --json
+""",
+    ),
+    "compare": (
+        "Compare initialisations at equal cost on unseen pairs: one table, with intervals, of everything it took.",
+        """\
+examples:
+  metanmt compare cldr --out comparison                                      four learners on the embedded corpus
+  metanmt compare cldr --out comparison --dry-run                            what would be run, and its cost
+  metanmt compare my.toml --out comparison --json > comparison.json
+
+The same command goes on after any interruption and skips what is done; it writes comparison.md, .csv and .json.
+
+a comparison file (TOML):
+  data = "data-europe"                     a prepared folder; or corpus = "cldr", a manifest to prepare
+  config = "tiny"                          configuration of all arms
+  set = ["outer.max_target_tokens=2_000_000"]
+  pairs = ["fi-en", "ro-en"]               default: every meta-test pair
+  budgets = [0, 4_000]                     target words to adapt on; 0 is zero-shot
+  draws = [1, 2, 3]
+  updates = ["all"]                        which parameters move
+  baseline = "joint"                       the others are compared with it
+  [arms.none]
+  learner = "none"                         from scratch
+  [arms.joint]
+  learner = "joint"
+  [arms.mine]
+  learner = "fomaml"
+  set = ["inner.steps=4"]
+  [arms.published]
+  checkpoint = "runs/best"                 a run or checkpoint that is there already
 """,
     ),
     "demo": (

@@ -18,13 +18,14 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"demo"},
+    {"comparison"},
     {"recipes"},
     {"meta"},
     {"nmt"},
     {"data"},
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
-COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo")
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare")
 HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel")
 
 

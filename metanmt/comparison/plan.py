@@ -118,7 +118,7 @@ def load_compare(path: Path) -> CompareConfig:
     Raises:
         ConfigError: no such file, not TOML, or an unknown key.
     """
-    shipped = Path(__file__).parent.parent / "comparisons"
+    shipped = Path(__file__).parent
     found = path if path.exists() else shipped / f"{path.name.removesuffix('.toml')}.toml"
     if not found.is_file():
         names = ", ".join(sorted(item.stem for item in shipped.glob("*.toml")))

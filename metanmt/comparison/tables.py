@@ -1,0 +1,169 @@
+"""What a comparison found: as values, and as tables for a terminal, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metanmt.comparison.execute import load_counts, load_result
+from metanmt.comparison.plan import Arm, Cell, Plan
+from metanmt.comparison.statistics import (
+    METRICS,
+    Difference,
+    mean_and_deviation,
+    mean_difference,
+    paired_difference,
+    scorer,
+)
+from metanmt.report import table
+from metanmt.runlog import duration
+
+NAMES = {"bleu": "BLEU", "chrf": "chrF++"}
+Group = tuple[str, int, str]
+"""Arm, budget, update: what the draws and pairs of are gathered in one row."""
+
+
+def collect(plan: Plan, out: Path) -> dict[str, Any]:
+    """Return everything that the tables show: scores, differences from the baseline, costs, signatures."""
+    cells: dict[Group, dict[str, list[Cell]]] = {}
+    for cell in plan.cells:
+        by_pair = cells.setdefault((cell.arm, cell.budget, cell.update), {})
+        by_pair.setdefault(cell.pair, []).append(cell)
+    compared = [group for group in cells if group[0] != plan.compare.baseline]
+    comparisons = max(1, len(compared) * len(plan.pairs))
+    rows, signatures = [], {}
+    for group, by_pair in cells.items():
+        arm, budget, update = group
+        row: dict[str, Any] = {"arm": arm, "budget": budget, "update": update, "scores": {}, "lead": {}}
+        results = {pair: [load_result(cell, out) for cell in drawn] for pair, drawn in by_pair.items()}
+        for metric in METRICS:
+            scores = {pair: [r["scores"][metric]["score"] for r in found] for pair, found in results.items()}
+            signatures[metric] = next(iter(results.values()))[0]["scores"][metric]["signature"]
+            spread = {pair: mean_and_deviation(values) for pair, values in scores.items()}
+            row["scores"][metric] = {pair: {"mean": m, "sd": sd} for pair, (m, sd) in spread.items()}
+            row["scores"][metric]["mean"] = {"mean": sum(m for m, _ in spread.values()) / len(spread), "sd": None}
+            other = cells.get((plan.compare.baseline, budget, update))
+            if group in compared and other:
+                leads = {pair: _lead(drawn, other[pair], metric, out) for pair, drawn in by_pair.items()}
+                leads["mean"] = mean_difference(list(leads.values()))
+                row["lead"][metric] = {
+                    pair: _lead_facts(lead, plan.compare.confidence, comparisons) for pair, lead in leads.items()
+                }
+        row["adaptation"] = _adaptation([result for found in results.values() for result in found])
+        rows.append(row)
+    return {
+        "name": plan.compare.name,
+        "pairs": list(plan.pairs),
+        "test_set": plan.compare.test_set,
+        "draws": list(plan.compare.draws),
+        "baseline": plan.compare.baseline,
+        "confidence": plan.compare.confidence,
+        "comparisons": comparisons,
+        "rows": rows,
+        "training": [_training(arm, out) for arm in plan.arms if arm.trained],
+        "signatures": signatures,
+    }
+
+
+def _lead(ours: Sequence[Cell], theirs: Sequence[Cell], metric: str, out: Path) -> Difference:
+    return paired_difference(load_counts(ours, out, metric), load_counts(theirs, out, metric), scorer(metric))
+
+
+def _lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[str, float]:
+    low, high = lead.interval(confidence, comparisons)
+    return {"value": lead.value, "low": low, "high": high, "p_value": lead.p_value(comparisons)}
+
+
+def _adaptation(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean cost of an adaptation: sentences, updates, target tokens; seconds include the translation."""
+    keys = ("sentences", "updates", "target_tokens", "peak_memory_bytes")
+    means = {key: _mean([result["adaptation"].get(key, 0) for result in results]) for key in keys}
+    return {**means, "elapsed_seconds": _mean([result["elapsed_seconds"] for result in results])}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _training(arm: Arm, out: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((out / "runs" / arm.name / "summary.json").read_text(encoding="utf-8"))
+    return {"arm": arm.name, **facts}
+
+
+def format_comparison(found: dict[str, Any]) -> str:
+    """Return the tables, readable on a terminal and as Markdown."""
+    pairs, baseline = found["pairs"], found["baseline"]
+    lines = [f"# {found['name']}", ""] if found["name"] else []
+    draws = len(found["draws"])
+    lines.append(f"Set {found['test_set']}; {draws} draws (seeds {', '.join(map(str, found['draws']))}), mean ± sd.")
+    lines.append(
+        f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "
+        f"and draws and corrected for {found['comparisons']} comparisons, excludes zero."
+    )
+    for budget, update in dict.fromkeys((row["budget"], row["update"]) for row in found["rows"]):
+        rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]
+        moves = "" if update in ("all", "none") else f", {update} moving"
+        lines += ["", f"Adapted on {budget:,} target words{moves}:" if budget else "Zero-shot:"]
+        for metric in METRICS:
+            body = [[row["arm"], *(_cell(row, metric, pair) for pair in [*pairs, "mean"])] for row in rows]
+            lines += ["", table([NAMES[metric], *pairs, "mean"], body)]
+    if found["training"]:
+        lines += ["", "Cost of meta-training:", "", _training_table(found["training"])]
+    if any(row["budget"] for row in found["rows"]):
+        lines += ["", "Cost of an adaptation (seconds with its translation):", "", _adaptation_table(found["rows"])]
+    lines += ["", *(f"{NAMES[metric]:7} {signature}" for metric, signature in found["signatures"].items())]
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], metric: str, pair: str) -> str:
+    score = row["scores"][metric][pair]
+    text = f"{score['mean']:.1f}" + ("" if score["sd"] is None else f" ± {score['sd']:.1f}")
+    if metric in row["lead"]:
+        lead = row["lead"][metric][pair]
+        star = "*" if lead["low"] > 0 or lead["high"] < 0 else ""
+        text += f" ({lead['value']:+.1f}{star})"
+    return text
+
+
+def _training_table(rows: Sequence[dict[str, Any]]) -> str:
+    header = ["arm", "target tokens", "gradients", "outer steps", "time", "peak MiB", "meta-dev"]
+    body = []
+    for row in rows:
+        best = next(f"{key.removeprefix('best_meta_dev_')} {row[key]:.1f}" for key in row if "best_meta_dev" in key)
+        memory = f"{row['peak_memory_bytes'] / 2**20:,.0f}"
+        counts = [f"{row[key]:,}" for key in ("target_tokens", "gradient_computations", "steps")]
+        body.append([row["arm"], *counts, duration(row["elapsed_seconds"]), memory, best])
+    return table(header, body)
+
+
+def _adaptation_table(rows: Sequence[dict[str, Any]]) -> str:
+    header = ["arm", "budget", "update", "sentences", "updates", "target tokens", "seconds", "peak MiB"]
+    body = []
+    for row in rows:
+        if row["budget"]:
+            cost = row["adaptation"]
+            counts = [f"{cost[key]:,.0f}" for key in ("sentences", "updates", "target_tokens", "elapsed_seconds")]
+            memory = f"{cost['peak_memory_bytes'] / 2**20:,.0f}"
+            body.append([row["arm"], f"{row['budget']:,}", row["update"], *counts, memory])
+    return table(header, body)
+
+
+def as_csv(found: dict[str, Any]) -> str:
+    """Return one line an arm, budget, update, pair and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["arm", "budget", "update", "pair", "metric", "mean", "sd", "lead", "low", "high", "p_value", "signature"]
+    )
+    for row in found["rows"]:
+        for metric in METRICS:
+            for pair, score in row["scores"][metric].items():
+                lead = row["lead"].get(metric, {}).get(pair, {})
+                facts = [lead.get(key, "") for key in ("value", "low", "high", "p_value")]
+                start = [row["arm"], row["budget"], row["update"], pair, metric, score["mean"], score["sd"]]
+                writer.writerow([*start, *facts, found["signatures"][metric]])
+    return text.getvalue()
