@@ -24,7 +24,7 @@ LAYERS = (
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
 COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo")
-HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel")
+HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2")
 
 
 def name_of(path: Path) -> str:
