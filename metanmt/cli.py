@@ -207,6 +207,8 @@ def _translate(arguments: argparse.Namespace) -> None:
         beam=arguments.beam,
         length_penalty=arguments.length_penalty,
         batch_tokens=arguments.batch_tokens,
+        engine=arguments.engine,
+        quantization=arguments.quantization,
         lines=sys.stdin.buffer,
         out=sys.stdout,
     )
@@ -239,6 +241,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         beam=arguments.beam,
         length_penalty=arguments.length_penalty,
         batch_tokens=arguments.batch_tokens,
+        engine=arguments.engine,
+        quantization=arguments.quantization,
         bootstrap=arguments.bootstrap,
         out=arguments.out,
     )
@@ -304,6 +308,18 @@ def _model_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--batch-tokens", type=int, default=4000, metavar="N", help="source tokens a batch: memory, not result"
+    )
+    sub.add_argument(
+        "--engine",
+        choices=["auto", "transformers", "ctranslate2"],
+        default="auto",
+        help="what searches; auto (default): the fastest installed that gives the same result",
+    )
+    sub.add_argument(
+        "--quantization",
+        choices=["float32", "int8"],
+        default="float32",
+        help="int8 is smaller and differs a little; with --engine ctranslate2 only (default: float32)",
     )
 
 

@@ -63,6 +63,10 @@ settings:
 examples:
   metanmt translate --model tuned --pair fi-en < in.fi > out.en
   echo "3 tuntia sitten" | metanmt translate --model tuned --pair fi-en --beam 1
+  metanmt translate --model tuned --pair fi-en --engine ctranslate2 --quantization int8 < in.fi > out.en
+
+On a CPU, ctranslate2 is taken where it is installed (pip install 'metanmt[fast]'): the same search, some times faster.
+It converts a checkpoint once, into the folder ctranslate2-float32 in it, and again when the weights have changed.
 """,
     ),
     "evaluate": (
@@ -71,6 +75,7 @@ examples:
 examples:
   metanmt evaluate --model tuned --data data --pair fi-en --split test
   metanmt evaluate --model tuned --pair fi-en --source test.fi --reference test.en --json
+  metanmt evaluate --model tuned --data data --pair fi-en --engine transformers     without ctranslate2
 """,
     ),
     "compare": (

@@ -26,7 +26,7 @@ LAYERS = (
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
 COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare")
-HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel")
+HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2")
 
 
 def name_of(path: Path) -> str:

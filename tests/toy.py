@@ -110,12 +110,12 @@ def make_parrot(tokenizer: Tokenizer) -> PreTrainedModel:
     initialise(model)
     bitext = make_bitext(tokenizer, LEARNED)
     settings = FineTuneConfig(
-        learning_rate=5e-3,
+        learning_rate=3e-3,
         dropout=0.0,
-        label_smoothing=0.0,
+        label_smoothing=0.1,
         metric="loss",
-        min_updates=250,
-        max_updates=250,
+        min_updates=300,
+        max_updates=300,
         max_tokens=2_000,
         evaluations=3,
         warmup_share=0.2,

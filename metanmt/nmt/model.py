@@ -89,7 +89,11 @@ def _not_loaded(name: str, reason: str) -> CheckpointError:
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
     """Raise a CheckpointError if the tokenizer has ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    check_embeddings(model.get_input_embeddings().weight.shape[0], tokenizer, name)
+
+
+def check_embeddings(rows: int, tokenizer: Tokenizer, name: str) -> None:
+    """Raise a CheckpointError if the tokenizer has more ids than there are rows of embeddings."""
     if tokenizer.vocabulary_size > rows:
         raise CheckpointError(
             f"{name} has {rows:,} embeddings, but the tokenizer {tokenizer.vocabulary_size:,} pieces.",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
-from metanmt.nmt.model import first_tokens
+from metanmt.nmt.engine import Engine, TransformersEngine
 from metanmt.runlog import Progress
 
 LONGEST_SOURCE = 256
@@ -25,9 +24,8 @@ CUTS = (
 )
 
 
-@torch.inference_mode()
 def translate_ids(
-    model: PreTrainedModel,
+    engine: Engine | PreTrainedModel,
     sources: Sequence[Sequence[int]],
     *,
     beam: int = 5,
@@ -39,7 +37,7 @@ def translate_ids(
     """Return the target ids of tokenised sources, in their order, special tokens included.
 
     Args:
-        model: on its device; its training mode is restored.
+        engine: what searches; a model stands for `TransformersEngine` with it.
         sources: complete encoder input.
         beam: hypotheses kept; 1 is greedy search.
         length_penalty: exponent of the length by which a hypothesis' log-probability is divided (beam search).
@@ -47,41 +45,28 @@ def translate_ids(
         forced_bos_id: the id that the output must begin with, for models with target-language codes.
         label: for a progress bar, or None.
     """
-    config, device = model.config, model.device
+    if isinstance(engine, PreTrainedModel):
+        engine = TransformersEngine(engine)
     order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
     outputs: list[list[int]] = [[] for _ in sources]
-    was_training = model.training
-    model.eval()
-    progress = Progress(label, len(sources), "sentences") if label else None
-    try:
+    with Progress(label, len(sources), "sentences") if label else nullcontext() as progress:
         for part in _batches(order, sources, batch_tokens, beam):
-            ids = pad_sequence(
-                [torch.tensor(sources[index]) for index in part], batch_first=True, padding_value=config.pad_token_id
-            ).to(device)
-            longest = ids.shape[1]
-            generated = model.generate(
-                input_ids=ids,
-                attention_mask=(ids != config.pad_token_id).long(),
-                num_beams=beam,
-                do_sample=False,
+            found = engine.search(
+                [sources[index] for index in part],
+                beam=beam,
                 length_penalty=length_penalty,
-                early_stopping=beam > 1,
-                max_new_tokens=_bound(longest),
-                **first_tokens(model, forced_bos_id),
+                longest=_bound(len(sources[part[0]])),
+                first=forced_bos_id,
             )
-            for index, hypothesis in zip(part, generated[:, 1:].tolist(), strict=True):
+            for index, hypothesis in zip(part, found, strict=True):
                 outputs[index] = hypothesis[: _bound(len(sources[index]))]
             if progress:
                 progress.advance(len(part))
-    finally:
-        model.train(was_training)
-        if progress:
-            progress.__exit__(None, None, None)
     return outputs
 
 
 def translate(
-    model: PreTrainedModel,
+    engine: Engine | PreTrainedModel,
     tokenizer: Tokenizer,
     sentences: Sequence[str],
     pair: Pair,
@@ -114,7 +99,7 @@ def translate(
         pieces += parts
         owners += [index] * len(parts)
     outputs = translate_ids(
-        model,
+        engine,
         pieces,
         beam=beam,
         length_penalty=length_penalty,

@@ -10,10 +10,11 @@ from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
-from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint
+from metanmt.nmt.checkpoint import checkpoint_folder
+from metanmt.nmt.engine import open_engine
 from metanmt.nmt.score import score
 from metanmt.nmt.translate import translate
-from metanmt.runtime import device, versions, write_json, write_text
+from metanmt.runtime import versions, write_json, write_text
 
 
 def run(
@@ -27,6 +28,8 @@ def run(
     beam: int = 5,
     length_penalty: float = 1.0,
     batch_tokens: int = 4_000,
+    engine: str = "auto",
+    quantization: str = "float32",
     bootstrap: int = 1_000,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -40,15 +43,16 @@ def run(
         data, split: the prepared data folder and the set in it; or
         source, reference: two files of your own.
         beam, length_penalty, batch_tokens: of the search.
+        engine, quantization: as for `open_engine`.
         bootstrap: resamples for the confidence interval, 0 for none.
         out: where the files go.
     """
     started = time.monotonic()
     language = Pair.parse(pair)
     name, sources, references = _texts(language, data, split, source, reference)
-    network, tokenizer = load_checkpoint(model)
+    opened, tokenizer = open_engine(model, engine, quantization)
     hypotheses = translate(
-        network.to(device()),
+        opened,
         tokenizer,
         sources,
         language,
@@ -70,6 +74,7 @@ def run(
         "scores": scores,
         "beam": beam,
         "length_penalty": length_penalty,
+        "engine": opened.name,
         "hypotheses": str(hypothesis_file),
         "elapsed_seconds": round(time.monotonic() - started, 1),
         "versions": versions(),

@@ -9,10 +9,9 @@ from typing import TextIO
 
 from metanmt.data.language import Pair
 from metanmt.errors import UsageError
-from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.engine import open_engine
 from metanmt.nmt.translate import translate
 from metanmt.runlog import Progress
-from metanmt.runtime import device
 
 CHUNK = 2_000
 
@@ -24,6 +23,8 @@ def run(
     beam: int,
     length_penalty: float,
     batch_tokens: int,
+    engine: str = "auto",
+    quantization: str = "float32",
     lines: Iterable[bytes],
     out: TextIO,
 ) -> None:
@@ -37,6 +38,7 @@ def run(
         beam: hypotheses kept; 1 is greedy.
         length_penalty: above 1 favours longer output.
         batch_tokens: memory, never the result.
+        engine, quantization: as for `open_engine`.
         lines: undecoded UTF-8 lines.
         out: flushed after every chunk.
 
@@ -44,13 +46,12 @@ def run(
         UsageError: a line is not UTF-8.
     """
     pair = Pair.parse(pair_name)
-    network, tokenizer = load_checkpoint(model)
-    network.to(device())
+    opened, tokenizer = open_engine(model, engine, quantization)
     decoded = _decoded(lines)
     with Progress(f"translate {pair}", None, "lines") as progress:
         while chunk := list(islice(decoded, CHUNK)):
             for line in translate(
-                network,
+                opened,
                 tokenizer,
                 chunk,
                 pair,
