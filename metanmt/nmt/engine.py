@@ -91,6 +91,8 @@ class CTranslate2Engine:
     def __init__(self, conversion: Path, quantization: str) -> None:
         import ctranslate2
 
+        if quantization not in ctranslate2.get_supported_compute_types("cpu"):
+            raise UsageError(f"This processor cannot compute in {quantization}.", "Leave --quantization at float32.")
         self.name = f"ctranslate2 {ctranslate2.__version__} {quantization}"
         self._tokens = [str(index) for index in range(vocabulary_size(conversion))]
         self._translator: Any = ctranslate2.Translator(
