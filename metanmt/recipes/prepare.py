@@ -11,7 +11,7 @@ from typing import Any
 
 from metanmt.data.corpus import CorpusReport, write_corpus
 from metanmt.data.language import Pair
-from metanmt.data.manifest import Manifest, load_manifest
+from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, write_bitext
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, train_tokenizer
@@ -64,8 +64,10 @@ def _tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokeni
     if settings.pretrained:
         return PretrainedTokenizer(settings.pretrained, dict(settings.codes))
     targets = list(dict.fromkeys(item.pair.target for item in manifest.pairs))
-    sample = list(_sample(manifest, report, folder))
-    say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from {len(sample):,} sentences")
+    sentences = sum(report.kept(item.pair, name) for item, name in _training_sets(manifest, report))
+    wanted = min(settings.sample_sentences, 2 * sentences)
+    say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from about {wanted:,} sentences")
+    sample = _sample(manifest, report, folder)
     return train_tokenizer(sample, targets, settings.vocabulary_size, settings.character_coverage)
 
 
@@ -76,12 +78,7 @@ def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[
     share exceeds its text is repeated.
     """
     settings = manifest.tokenizer
-    kept = {
-        (item.pair, name): report.kept(item.pair, name)
-        for item in manifest.pairs
-        for name in item.sets
-        if name.startswith("train") and report.kept(item.pair, name)
-    }
+    kept = {(item.pair, name): report.kept(item.pair, name) for item, name in _training_sets(manifest, report)}
     sizes = {pair: sum(n for (other, _), n in kept.items() if other == pair) for pair, _ in kept}
     weights = {pair: size ** (1 / settings.temperature) for pair, size in sizes.items()}
     total = sum(weights.values())
@@ -93,6 +90,15 @@ def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[
             for _ in range(int(rate) + (rng.random() < rate % 1)):
                 yield source
                 yield target
+
+
+def _training_sets(manifest: Manifest, report: CorpusReport) -> list[tuple[PairCorpus, str]]:
+    return [
+        (item, name)
+        for item in manifest.pairs
+        for name in item.sets
+        if kind_of(name) == "train" and report.kept(item.pair, name)
+    ]
 
 
 def _write_tokens(
