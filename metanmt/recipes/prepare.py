@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.data.corpus import CorpusReport, write_corpus
+from metanmt.data.fingerprint import fingerprint
 from metanmt.data.language import Pair
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
 from metanmt.data.sources import read_lines
-from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, write_bitext
-from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, train_tokenizer
-from metanmt.errors import ConfigError
+from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
+from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.errors import ConfigError, MetanmtError
 from metanmt.runlog import Progress, say
 from metanmt.runtime import new_folder, peak_memory_bytes, versions, write_json
 
@@ -30,15 +31,21 @@ def run(
 ) -> dict[str, Any]:
     """Prepare a collection and return the facts that are written to `out/data.json`.
 
+    A folder that was made from the same manifest, sources and versions is left as it is.
+
     Args:
         manifest_path: the collection's manifest.
         out: the data folder; it appears only when everything in it is complete.
         root: where the manifest's relative paths start, if not where it says.
         languages: replace the meta-test languages of an embedded collection by these.
-        overwrite: replace an existing data folder.
+        overwrite: replace an existing data folder, even one that is up to date.
     """
     started = time.monotonic()
     manifest = load_manifest(manifest_path, root=root, languages=languages)
+    made_from = fingerprint(manifest)
+    if not overwrite and (known := _up_to_date(out, made_from)):
+        say(f"{out} is up to date: nothing that it is made from has changed")
+        return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
         tokenizer = _tokenizer(manifest, report, folder)
@@ -47,6 +54,7 @@ def run(
         facts = {
             "format": FORMAT,
             "name": manifest.name,
+            "made_from": made_from,
             "tokenizer_digest": tokenizer.digest(),
             "vocabulary_size": tokenizer.vocabulary_size,
             "pairs": {str(item.pair): {"role": item.role, "sets": sets[str(item.pair)]} for item in manifest.pairs},
@@ -57,6 +65,22 @@ def run(
         }
         write_json(folder / FACTS_FILE, facts)
     return {**facts, "table": report.rows()}
+
+
+def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
+    """Return the facts of a whole data folder that was made from what this digest stands for, or None."""
+    try:
+        store = TokenStore.open(out)
+        if store.facts.get("made_from") != made_from or load_tokenizer(store.tokenizer_folder).digest() != store.digest:
+            return None
+        for pair in store.pairs():
+            for name in store.sets(pair):
+                store.bitext(pair, name)
+                if not all((out / "text" / str(pair) / f"{name}.{side}").is_file() for side in vars(pair).values()):
+                    return None
+    except MetanmtError:
+        return None
+    return store.facts
 
 
 def _tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokenizer:
