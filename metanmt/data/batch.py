@@ -14,7 +14,6 @@ from torch import Tensor
 from metanmt.data.store import Bitext
 
 Indices = NDArray[np.int64]
-PASS_TOKENS = 160
 BLOCKS = 64
 
 
@@ -54,27 +53,27 @@ class Batch:
 
 
 def make_batch(
-    bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int, pass_tokens: int = PASS_TOKENS
+    bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int, pass_tokens: int | None = None
 ) -> Batch:
     """Return the logical batch of these sentence pairs, cut by length into micro-batches.
-
-    They are sorted by source length and by the sum of both lengths, and the order that can be cut at less cost is
-    taken: the first where the targets are of one length already, the second elsewhere.
 
     Args:
         bitext: where the sentences are.
         indices: which of them.
         micro_tokens: padded tokens (B x the longer of S and T) of a micro-batch; one sentence always fits.
         pad_id: the id behind the end of a sentence.
-        pass_tokens: padding, of both sides together, that one more micro-batch must save.
+        pass_tokens: padding, of both sides together, that one more micro-batch must save; None for micro-batches that
+            are filled one after another.
     """
     source, target = bitext.source.lengths(indices), bitext.target.lengths(indices)
-    orders = [np.lexsort((target, source)), np.lexsort((source, source + target))]
-    plans = [_cuts(source[order], target[order], micro_tokens, pass_tokens) for order in orders]
-    best = int(plans[1][0] < plans[0][0])
+    order = np.lexsort((source, target))
+    if pass_tokens is None:
+        edges = _filled(np.maximum(source, target)[order], micro_tokens)
+    else:
+        order, edges = _least_padded(source, target, micro_tokens, pass_tokens)
     micro_batches = []
-    for start, stop in pairwise(plans[best][1]):
-        chosen = indices[orders[best][start:stop]]
+    for start, stop in pairwise(edges):
+        chosen = indices[order[start:stop]]
         micro_batches.append(
             MicroBatch(
                 torch.from_numpy(bitext.source.padded(chosen, pad_id)),
@@ -83,6 +82,30 @@ def make_batch(
             )
         )
     return Batch(tuple(micro_batches), int(target.sum()))
+
+
+def _filled(lengths: Indices, max_tokens: int) -> list[int]:
+    """Return where to cut a list of lengths so that rows x longest stays within `max_tokens`: 0, ..., the end."""
+    edges, longest = [0], 0
+    for index, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if index > edges[-1] and longest * (index - edges[-1] + 1) > max_tokens:
+            edges.append(index)
+            longest = length
+    return [*edges, len(lengths)] if len(lengths) else edges
+
+
+def _least_padded(
+    source: Indices, target: Indices, micro_tokens: int, pass_tokens: int
+) -> tuple[NDArray[np.intp], list[int]]:
+    """Return an order and where to cut it: by source length or by the sum of both, whichever costs less.
+
+    The first is better where the targets are of one length already, the second elsewhere.
+    """
+    orders = [np.lexsort((target, source)), np.lexsort((source, source + target))]
+    plans = [_cuts(source[order], target[order], micro_tokens, pass_tokens) for order in orders]
+    best = int(plans[1][0] < plans[0][0])
+    return orders[best], plans[best][1]
 
 
 def _cuts(source: Indices, target: Indices, micro_tokens: int, pass_tokens: int) -> tuple[int, list[int]]:

@@ -21,10 +21,13 @@ def bitext(sentences: int, seed: int = 1) -> Bitext:
     return Bitext(Side.of(sources), Side.of(targets), lengths)
 
 
+@pytest.mark.parametrize("pass_tokens", [None, 100])
 @pytest.mark.parametrize(("sentences", "micro_tokens"), [(1, 10), (7, 50), (200, 400), (200, 10), (3000, 100_000)])
-def test_every_pair_is_in_one_micro_batch_within_its_limit(sentences: int, micro_tokens: int) -> None:
+def test_every_pair_is_in_one_micro_batch_within_its_limit(
+    sentences: int, micro_tokens: int, pass_tokens: int | None
+) -> None:
     text, indices = bitext(sentences), np.random.default_rng(2).permutation(sentences)
-    batch = make_batch(text, indices, micro_tokens, PAD)
+    batch = make_batch(text, indices, micro_tokens, PAD, pass_tokens)
     rows = [int(row[0]) for micro in batch for row in micro.labels]
     assert sorted(rows) == list(range(1, sentences + 1))
     for micro in batch:
@@ -35,8 +38,9 @@ def test_every_pair_is_in_one_micro_batch_within_its_limit(sentences: int, micro
 
 
 def test_a_batch_of_nothing_has_no_micro_batches() -> None:
-    batch = make_batch(bitext(5), np.array([], dtype=np.int64), 100, PAD)
-    assert (batch.micro_batches, batch.target_tokens) == ((), 0)
+    for pass_tokens in (None, 100):
+        batch = make_batch(bitext(5), np.array([], dtype=np.int64), 100, PAD, pass_tokens)
+        assert (batch.micro_batches, batch.target_tokens) == ((), 0)
 
 
 @pytest.mark.parametrize("pass_tokens", [0, 10, 40, 10_000])
