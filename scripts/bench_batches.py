@@ -4,7 +4,8 @@
     scripts/bench_batches.py DATA                            GPU-size and laptop-size batches
     scripts/bench_batches.py DATA --setting 4000/32000/160   max_tokens/micro_tokens/pass_tokens of your own
 
-Tokens are target tokens without padding; padding is the share of padded positions. Times are medians of the rounds,
+Tokens are target tokens without padding; padding is the share of padded positions of both sides;
+"per CPU s" leaves out the time in which other processes had the core. Times are medians of the rounds,
 each of as many meta-batches as make up a million tokens, or fifty; all that a process makes once is made before.
 """
 
@@ -38,6 +39,7 @@ def main() -> None:
         "M tokens/s",
         "slowest",
         "fastest",
+        "per CPU s",
         "padding",
         "of source",
         "of target",
@@ -69,21 +71,23 @@ def _measure(arguments: argparse.Namespace, setting: str) -> list[str]:
     first = time.perf_counter() - started
     batches = arguments.meta_batch * (arguments.inner_steps + 1)
     steps = min(50, max(1, 1_000_000 // (max_tokens * batches)))
-    rates, positions, real, passes, count = [], [0, 0], [0, 0], 0, 0
+    rates, cpu_rates, positions, real, passes, count = [], [], [0, 0], [0, 0], 0, 0
     for number in range(arguments.rounds):
         drawn: list[Episode] = []
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
         for step in range(number * steps, (number + 1) * steps):
             drawn += sampler.meta_batch(step, arguments.inner_steps)
-        seconds = time.perf_counter() - started
-        rates.append(sum(episode.target_tokens for episode in drawn) / seconds / 1e6)
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+        tokens = sum(episode.target_tokens for episode in drawn) / 1e6
+        rates.append(tokens / seconds)
+        cpu_rates.append(tokens / max(cpu_seconds, 1e-9))
         for part in (part for episode in drawn for part in episode.batches):
             passes, count = passes + len(part.micro_batches), count + 1
             for micro in part:
                 for side, ids in enumerate((micro.source, micro.labels)):
                     positions[side] += ids.numel()
                     real[side] += int((ids != pad_id).sum())
-    figures = [statistics.median(rates), min(rates), max(rates)]
+    figures = [statistics.median(rates), min(rates), max(rates), statistics.median(cpu_rates)]
     padding = [1 - sum(real) / sum(positions), *(1 - r / p for r, p in zip(real, positions, strict=True))]
     return [
         setting,

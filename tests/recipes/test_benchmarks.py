@@ -32,10 +32,10 @@ def rows(script: str, *arguments: str | Path) -> list[list[str]]:
 def test_batches(data: Path) -> None:
     header, *found = rows("bench_batches.py", data, "--setting", "100/1000/160", "200/1000/0", "--rounds", "2")
     assert [row[0] for row in found] == ["100/1000/160", "200/1000/0"]
-    assert header[1:5] == ["M tokens/s", "slowest", "fastest", "padding"]
+    assert header[1:6] == ["M tokens/s", "slowest", "fastest", "per CPU s", "padding"]
     for row in found:
         assert 0 < float(row[2]) <= float(row[1]) <= float(row[3])
-        assert row[4].endswith("%")
+        assert row[5].endswith("%")
 
 
 def test_prepare(tmp_path: Path) -> None:
