@@ -85,7 +85,9 @@ def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--languages", type=_list, default=[], metavar="XX,YY", help="meta-test languages of the embedded corpus"
     )
-    sub.add_argument("--overwrite", action="store_true", help="replace an existing data folder")
+    sub.add_argument(
+        "--overwrite", action="store_true", help="replace an existing data folder, even one that is up to date"
+    )
     sub.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 

@@ -74,7 +74,8 @@ class BatchConfig:
 
     max_tokens: int = setting(600, "target tokens of one support or query batch: the logical batch")
     micro_tokens: int = setting(1_000, "padded tokens of one forward-backward pass: memory, never the result")
-    window: int = setting(16, "an episode is cut from a window of this many, sorted by length; more means less padding")
+    window: int = setting(16, "an episode is drawn from one in this many parts by length; more means less padding")
+    pass_tokens: int = setting(160, "padding that one more forward-backward pass must save: speed, never the result")
     max_sentence_tokens: int = setting(200, "longer sentences are not trained on")
 
 

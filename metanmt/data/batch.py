@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from metanmt.data.store import Bitext
 
 Indices = NDArray[np.int64]
+BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Batch:
         return iter(self.micro_batches)
 
 
-def make_batch(bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int) -> Batch:
+def make_batch(
+    bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int, pass_tokens: int | None = None
+) -> Batch:
     """Return the logical batch of these sentence pairs, cut by length into micro-batches.
 
     Args:
@@ -68,13 +72,18 @@ def make_batch(bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int)
         indices: which of them.
         micro_tokens: padded tokens (B x the longer of S and T) of a micro-batch; one sentence always fits.
         pad_id: the id behind the end of a sentence.
+        pass_tokens: padding, of both sides together, that one more micro-batch must save; None for micro-batches that
+            are filled one after another.
     """
     source, target = bitext.source.lengths(indices), bitext.target.lengths(indices)
     order = np.lexsort((source, target))
-    longest = np.maximum(source, target)[order]
+    if pass_tokens is None:
+        edges = _filled(np.maximum(source, target)[order], micro_tokens)
+    else:
+        order, edges = _least_padded(source, target, micro_tokens, pass_tokens)
     micro_batches = []
-    for part in _cut(longest, micro_tokens):
-        chosen = indices[order[part]]
+    for start, stop in pairwise(edges):
+        chosen = indices[order[start:stop]]
         micro_batches.append(
             MicroBatch(
                 torch.from_numpy(bitext.source.padded(chosen, pad_id)),
@@ -85,18 +94,57 @@ def make_batch(bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int)
     return Batch(tuple(micro_batches), int(target.sum()))
 
 
-def _cut(lengths: Sequence[int] | Indices, max_tokens: int) -> list[slice]:
-    """Return slices of a list of lengths so that rows x longest stays within `max_tokens`."""
-    slices, start, longest = [], 0, 0
-    for index, length in enumerate(lengths):
-        wider = max(longest, int(length))
-        if index > start and wider * (index - start + 1) > max_tokens:
-            slices.append(slice(start, index))
-            start, wider = index, int(length)
-        longest = wider
-    if len(lengths) > start:
-        slices.append(slice(start, len(lengths)))
-    return slices
+def _filled(lengths: Indices, max_tokens: int) -> list[int]:
+    """Return where to cut a list of lengths so that rows x longest stays within `max_tokens`: 0, ..., the end."""
+    edges, longest = [0], 0
+    for index, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if index > edges[-1] and longest * (index - edges[-1] + 1) > max_tokens:
+            edges.append(index)
+            longest = length
+    return [*edges, len(lengths)] if len(lengths) else edges
+
+
+def _least_padded(
+    source: Indices, target: Indices, micro_tokens: int, pass_tokens: int
+) -> tuple[NDArray[np.intp], list[int]]:
+    """Return an order and where to cut it: by source length or by the sum of both, whichever costs less.
+
+    The first is better where the targets are of one length already, the second elsewhere.
+    """
+    orders = [np.lexsort((target, source)), np.lexsort((source, source + target))]
+    plans = [_cuts(source[order], target[order], micro_tokens, pass_tokens) for order in orders]
+    best = int(plans[1][0] < plans[0][0])
+    return orders[best], plans[best][1]
+
+
+def _cuts(source: Indices, target: Indices, micro_tokens: int, pass_tokens: int) -> tuple[int, list[int]]:
+    """Return the least cost at which rows can be cut into micro-batches in this order, and where: 0, ..., the end.
+
+    The cost is the padded tokens of both sides and `pass_tokens` for every micro-batch. The cuts are found by dynamic
+    programming from the end, over blocks of a few rows.
+    """
+    longest = np.maximum(source, target)
+    rows = max(1, min(len(source) // BLOCKS, micro_tokens // max(1, int(longest.max(initial=0)))))
+    edges = np.append(np.arange(0, len(source), rows), len(source))
+    widest_source, widest_target = (
+        np.maximum.reduceat(side, edges[:-1]) if len(side) else side for side in (source, target)
+    )
+    reach = micro_tokens // np.maximum(1, np.maximum(widest_source, widest_target)) // rows + 1
+    costs, following = np.zeros(len(edges), dtype=np.int64), np.zeros(len(edges), dtype=np.int64)
+    for block in range(len(edges) - 2, -1, -1):
+        ahead = slice(block, block + int(reach[block]))
+        wide_source = np.maximum.accumulate(widest_source[ahead])
+        wide_target = np.maximum.accumulate(widest_target[ahead])
+        height = edges[block + 1 : block + 1 + len(wide_source)] - edges[block]
+        total = height * (wide_source + wide_target) + costs[block + 1 : block + 1 + len(height)]
+        total[1:][(height * np.maximum(wide_source, wide_target) > micro_tokens)[1:]] = np.iinfo(np.int64).max
+        chosen = int(total.argmin())
+        costs[block], following[block] = total[chosen] + pass_tokens, block + 1 + chosen
+    places = [0]
+    while places[-1] < len(edges) - 1:
+        places.append(int(following[places[-1]]))
+    return int(costs[0]), [int(edges[place]) for place in places]
 
 
 def deal(bitext: Bitext, indices: Indices, hands: int, rng: np.random.Generator) -> list[Indices]:

@@ -8,6 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import compress
+
+import numpy as np
+
+from metanmt.data.hashes import HashSet
 
 RULES = ("empty", "overlong", "length ratio", "identical sides", "duplicate")
 """The rules' names, in the order in which they are tried and tabled."""
@@ -21,6 +26,7 @@ INVISIBLE = re.compile(
 )
 # A side shorter than this counts as this long for the length ratio: "Ja." may well be said in twenty letters.
 SHORT_CHARACTERS = 15
+CHUNK_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,32 @@ def normalise(sentence: str) -> str:
 def clean(pairs: Iterable[tuple[str, str]], rules: CleaningRules, dropped: Counter[str]) -> Iterator[tuple[str, str]]:
     """Yield the training pairs that satisfy the rules, normalised; count in `dropped` what each rule took out.
 
-    Memory grows by one 64-bit hash a pair, for the duplicates.
+    Memory grows by the 64-bit hash of a pair, for the duplicates; pairs are compared by the few hundred.
     """
-    seen: set[int] = set()
+    seen, chunk, characters = HashSet(), list[tuple[str, str]](), 0
     for raw_source, raw_target in pairs:
         source, target = normalise(raw_source), normalise(raw_target)
-        rule = _broken(source, target, rules)
-        if rule is None and rules.deduplicate:
-            key = hash64(f"{source}\n{target}")
-            if key in seen:
-                rule = "duplicate"
-            seen.add(key)
-        if rule is None:
+        if rule := _broken(source, target, rules):
+            dropped[rule] += 1
+        elif not rules.deduplicate:
             yield source, target
         else:
-            dropped[rule] += 1
+            chunk.append((source, target))
+            characters += len(source) + len(target)
+            if characters > CHUNK_CHARACTERS:
+                yield from _without_duplicates(chunk, seen, dropped)
+                chunk, characters = [], 0
+    yield from _without_duplicates(chunk, seen, dropped)
+
+
+def _without_duplicates(
+    chunk: list[tuple[str, str]], seen: HashSet, dropped: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    hashes = np.fromiter((hash64(f"{source}\n{target}") for source, target in chunk), np.uint64, len(chunk))
+    new = seen.add(hashes)
+    if not new.all():
+        dropped["duplicate"] += len(chunk) - int(new.sum())
+    yield from compress(chunk, new.tolist())
 
 
 def clean_held_out(pairs: Iterable[tuple[str, str]], dropped: Counter[str]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from metanmt.data.cleaning import RULES, CleaningRules, clean, clean_held_out
 from metanmt.data.language import Pair
@@ -60,6 +60,15 @@ class CorpusReport:
             for (pair, name), item in self.sets.items()
         ]
         return header, rows
+
+    @classmethod
+    def from_json(cls, values: list[dict[str, Any]]) -> Self:
+        """Return the report that `to_json` made plain."""
+        sets = {}
+        for item in values:
+            known = {key: value for key, value in item.items() if key not in ("pair", "set", "dropped")}
+            sets[item["pair"], item["set"]] = SetReport(**known, dropped=Counter(item["dropped"]))
+        return cls(sets)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the report as plain values, a dict a set."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +24,7 @@ from metanmt.errors import DataError, UsageError, did_you_mean
 
 FORMAT = 1
 FACTS_FILE = "data.json"
-ENCODE_LINES = 20_000
+ENCODE_LINES = 4_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Side:
         """Return a side in memory from lists of ids."""
         offsets = np.zeros(len(sentences) + 1, dtype=np.int64)
         np.cumsum([len(sentence) for sentence in sentences], out=offsets[1:])
-        ids = np.fromiter((index for sentence in sentences for index in sentence), dtype=np.int32, count=offsets[-1])
+        ids = np.fromiter(chain.from_iterable(sentences), dtype=np.int32, count=offsets[-1])
         return cls(ids, offsets)
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -51,14 +54,21 @@ class Side:
         """Return the sentences as one array (B, longest), padded at the end."""
         lengths = self.lengths(indices)
         columns = np.arange(lengths.max(initial=0))
-        inside = columns < lengths[:, None]
-        out = np.full(inside.shape, pad_id, dtype=np.int64)
-        out[inside] = self.ids[(np.asarray(self.offsets[indices])[:, None] + columns)[inside]]
+        if not len(columns):
+            return np.zeros((len(indices), 0), dtype=np.int64)
+        places = np.asarray(self.offsets[indices])[:, None] + columns
+        out = self.ids.take(places, mode="clip").astype(np.int64)
+        out[columns >= lengths[:, None]] = pad_id
         return out
 
     def take(self, indices: NDArray[np.int64]) -> Self:
         """Return these sentences, copied into memory."""
-        return type(self).of([self.sentence(int(index)).tolist() for index in indices])
+        lengths = self.lengths(indices)
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        moved = np.asarray(self.offsets[indices]) - offsets[:-1]
+        ids = np.asarray(self.ids[np.arange(offsets[-1]) + np.repeat(moved, lengths)], dtype=np.int32)
+        return type(self)(ids, offsets)
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ class TokenStore:
             raise UsageError(f"{pair} has no set {name!r} in {self.folder}.", did_you_mean(name, sets))
         folder = self.folder / "tokens" / str(pair)
         try:
-            arrays = [np.load(folder / f"{name}.{part}.npy", mmap_mode="r") for part in PARTS]
+            arrays = [np.asarray(np.load(folder / f"{name}.{part}.npy", mmap_mode="r")) for part in PARTS]
         except (OSError, ValueError, EOFError):
             raise DataError(
                 f"The tokens of {pair} {name} in {self.folder} are damaged.", "Run `prepare` again."
@@ -183,34 +193,63 @@ def write_bitext(
 ) -> dict[str, int]:
     """Write a set from chunks of (source ids, target ids, target words) and return its sizes.
 
-    Ids are streamed to the disk chunk by chunk; in memory stays one integer a sentence.
+    Everything is streamed to the disk chunk by chunk; in memory stays one chunk.
     """
-    dtype = np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
+    ids_type = np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+    types = (ids_type, np.int64, ids_type, np.int64, np.uint16)
     folder.mkdir(parents=True, exist_ok=True)
-    lengths: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
-    words: list[NDArray[np.uint16]] = []
-    raw = [folder / f"{name}.{side}.raw" for side in ("source", "target")]
-    with raw[0].open("wb") as source_out, raw[1].open("wb") as target_out:
+    tokens, total_words = [0, 0], 0
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(ArrayFile(folder / f"{name}.{part}.npy", np.dtype(kind)))
+            for part, kind in zip(PARTS, types, strict=True)
+        ]
+        files[1].append(np.zeros(1))
+        files[3].append(np.zeros(1))
         for source, target, target_words in chunks:
-            for sentences, out, sizes in ((source, source_out, lengths[0]), (target, target_out, lengths[1])):
+            for side, sentences in enumerate((source, target)):
                 part = Side.of(sentences)
-                part.ids.astype(dtype).tofile(out)
-                sizes.append(np.diff(part.offsets))
-            words.append(np.minimum(target_words, np.iinfo(np.uint16).max).astype(np.uint16))
-    counts = {}
-    for side, path, sizes in (("source", raw[0], lengths[0]), ("target", raw[1], lengths[1])):
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate([*sizes, []]))]).astype(np.int64)
-        _with_header(path, folder / f"{name}.{side}.ids.npy", dtype, int(offsets[-1]))
-        np.save(folder / f"{name}.{side}.offsets.npy", offsets)
-        counts[f"{side}_tokens"] = int(offsets[-1])
-    all_words = np.concatenate(words) if words else np.zeros(0, np.uint16)
-    np.save(folder / f"{name}.target.words.npy", all_words)
-    return {"sentences": len(all_words), **counts, "target_words": int(all_words.sum(dtype=np.int64))}
+                files[2 * side].append(part.ids)
+                files[2 * side + 1].append(part.offsets[1:] + tokens[side])
+                tokens[side] += len(part.ids)
+            words = np.minimum(np.array(target_words, dtype=np.int64), np.iinfo(np.uint16).max)
+            files[4].append(words)
+            total_words += int(words.sum())
+    counts = {"source_tokens": tokens[0], "target_tokens": tokens[1], "target_words": total_words}
+    return {"sentences": files[4].length, **counts}
 
 
-def _with_header(raw: Path, path: Path, dtype: np.dtype[Any], count: int) -> None:
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count,))
-    if count:
-        out[:] = np.memmap(raw, dtype=dtype, mode="r")
-        out.flush()
-    raw.unlink()
+class ArrayFile:
+    """An `.npy` file that is appended to: NumPy leaves room in the header for the length, written again at the end.
+
+    Args:
+        path: of the file, which is replaced.
+        dtype: of its numbers.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path, self.dtype, self.length = path, dtype, 0
+
+    def append(self, numbers: NDArray[Any]) -> None:
+        """Write numbers at the end."""
+        np.asarray(numbers).astype(self.dtype).tofile(self._file)
+        self.length += len(numbers)
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("wb")
+        self._start = self._header()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            self._file.seek(0)
+            if self._header() != self._start:
+                raise ValueError(f"the header of {self.path} has no room for {self.length:,} numbers")
+
+    def _header(self) -> int:
+        """Write the header and return where the numbers begin."""
+        facts = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, facts)
+        return self._file.tell()

@@ -18,6 +18,8 @@ from metanmt.data.store import Bitext, TokenStore
 from metanmt.errors import CorpusError
 from metanmt.meta.distributed import ALONE, Ranks
 
+SOURCE_SHELVES = 4
+
 
 @dataclass(frozen=True)
 class Task:
@@ -74,6 +76,58 @@ def load_tasks(store: TokenStore, batch: BatchConfig) -> list[Task]:
     return tasks
 
 
+@dataclass(frozen=True)
+class Shelves:
+    """The sentence pairs of a task on shelves of equally many target tokens, those of a shelf being of like lengths.
+
+    Shelf i is `order[edges[i]:edges[i + 1]]`, an index a sentence pair; `tokens` are its target tokens.
+    """
+
+    order: Indices
+    edges: Indices
+    tokens: Indices
+
+    @classmethod
+    def of(cls, task: Task, window: int, wanted: int) -> Shelves:
+        """Return shelves that are `window` by target length and `SOURCE_SHELVES` by source length within each.
+
+        They are fewer where a shelf would not hold the `wanted` target tokens of an episode.
+        """
+        source, target = (side.lengths(task.usable) for side in (task.bitext.source, task.bitext.target))
+        total = int(target.sum())
+        rows = min(max(1, window), max(1, total // wanted))
+        columns = min(SOURCE_SHELVES if window > 1 else 1, max(1, total // (wanted * rows)))
+        by_target = _sorted(target * (int(source.max()) + 1) + source)
+        row = np.empty(len(target), dtype=np.int64)
+        before = np.cumsum(target[by_target]) - target[by_target]
+        row[by_target] = np.minimum(before * rows // max(1, total), rows - 1)
+        # Sources ascend in one row and descend in the next, so that neighbours are alike across rows as well.
+        key = row * (int(source.max()) + 1) + np.where(row % 2, source.max() - source, source)
+        order = _sorted(key) if columns > 1 else by_target
+        place = np.concatenate([[0], np.cumsum(target[order])])
+        cuts = np.searchsorted(place, total * np.arange(1, rows * columns) / (rows * columns))
+        edges = np.concatenate([[0], cuts, [len(order)]]).astype(np.int64)
+        return cls(task.usable[order], edges, np.diff(place[edges]))
+
+    def draw(self, wanted: int, hands: int, rng: np.random.Generator) -> Indices:
+        """Return sentence pairs of about `wanted` target tokens from one shelf, every pair of all equally likely.
+
+        A shelf is drawn by its tokens, and of it a number of pairs that depends on their mean length alone.
+        """
+        totals = np.cumsum(self.tokens)
+        shelf = int(np.searchsorted(totals, rng.integers(totals[-1]), side="right"))
+        start, stop = int(self.edges[shelf]), int(self.edges[shelf + 1])
+        start, stop = max(0, min(start, stop - hands)), max(stop, min(hands, len(self.order)))
+        count = wanted * (stop - start) / int(self.tokens[shelf]) + rng.random()
+        count = min(stop - start, max(hands, int(count)))
+        return self.order[start + rng.choice(stop - start, count, replace=False)]
+
+
+def _sorted(keys: Indices) -> Indices:
+    """Return the order that sorts keys of 0 or more, equal ones as they stand; small keys are sorted by radix."""
+    return np.argsort(keys.astype(np.min_scalar_type(int(keys.max(initial=0)))), kind="stable")
+
+
 class EpisodeSampler:
     """Draws meta-batches of episodes.
 
@@ -90,6 +144,7 @@ class EpisodeSampler:
         sizes = np.array([len(task.usable) for task in tasks], dtype=float)
         power = 1 / outer.temperature if outer.task_sampling == "temperature" else 0.0
         self.probabilities = sizes**power / (sizes**power).sum()
+        self._shelves: dict[tuple[Pair, int], Shelves] = {}
 
     def draw_tasks(self, step: int) -> list[Task]:
         """Return the tasks of a step: different ones as long as there are enough."""
@@ -110,32 +165,29 @@ class EpisodeSampler:
         ]
 
     def episode(self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True) -> Episode:
-        """Return one episode, cut from a window of random sentences sorted by length.
+        """Return one episode of sentences drawn at random from those of like lengths.
 
-        Support and query are dealt at random from the same cut, so they have the same distribution of lengths, share
+        Support and query are dealt at random from the same draw, so they have the same distribution of lengths, share
         no sentence, and are padded little; every sentence of a task is equally likely.
         """
         rng = np.random.default_rng(seed)
         hands = inner_steps + query
         wanted = self.batch.max_tokens * hands
-        count = min(len(task.usable), max(hands, round(wanted * self.batch.window / task.mean_target_tokens)))
-        window = task.usable[rng.choice(len(task.usable), count, replace=False)]
-        lengths = task.bitext.target.lengths(window)
-        order = np.lexsort((task.bitext.source.lengths(window), lengths))
-        cuts = max(1, round(int(lengths.sum()) / wanted))
-        place = np.cumsum(lengths[order]) - lengths[order]
-        cut = int(rng.integers(cuts))
-        inside = (place * cuts // max(1, int(lengths.sum()))) == cut
-        chosen = window[order[inside]]
-        if len(chosen) < hands:
-            chosen = window[order[-hands:]]
+        chosen = self._shelves_of(task, wanted).draw(wanted, hands, rng)
         if len(chosen) < hands:
             raise CorpusError(
                 f"{task.pair} has {len(task.usable)} sentence pairs, too few for {hands} batches an episode.",
                 "Lower inner.steps, or give the pair more text.",
             )
         batches = [
-            make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id)
+            make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id, self.batch.pass_tokens)
             for part in deal(task.bitext, chosen, hands, rng)
         ]
         return Episode(task.pair, tuple(batches[:inner_steps]), batches[-1] if query else None, seed)
+
+    def _shelves_of(self, task: Task, wanted: int) -> Shelves:
+        """Return the shelves of a task for episodes of that size, made when first asked for."""
+        key = task.pair, wanted
+        if key not in self._shelves:
+            self._shelves[key] = Shelves.of(task, self.batch.window, wanted)
+        return self._shelves[key]

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.data.corpus import CorpusReport, write_corpus
+from metanmt.data.fingerprint import fingerprint
 from metanmt.data.language import Pair
-from metanmt.data.manifest import Manifest, load_manifest
+from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
 from metanmt.data.sources import read_lines
-from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, write_bitext
-from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, train_tokenizer
-from metanmt.errors import ConfigError
+from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
+from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.errors import ConfigError, MetanmtError
 from metanmt.runlog import Progress, say
 from metanmt.runtime import new_folder, peak_memory_bytes, versions, write_json
 
@@ -30,15 +31,21 @@ def run(
 ) -> dict[str, Any]:
     """Prepare a collection and return the facts that are written to `out/data.json`.
 
+    A folder that was made from the same manifest, sources and versions is left as it is.
+
     Args:
         manifest_path: the collection's manifest.
         out: the data folder; it appears only when everything in it is complete.
         root: where the manifest's relative paths start, if not where it says.
         languages: replace the meta-test languages of an embedded collection by these.
-        overwrite: replace an existing data folder.
+        overwrite: replace an existing data folder, even one that is up to date.
     """
     started = time.monotonic()
     manifest = load_manifest(manifest_path, root=root, languages=languages)
+    made_from = fingerprint(manifest)
+    if not overwrite and (known := _up_to_date(out, made_from)):
+        say(f"{out} is up to date: nothing that it is made from has changed")
+        return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
         tokenizer = _tokenizer(manifest, report, folder)
@@ -47,6 +54,7 @@ def run(
         facts = {
             "format": FORMAT,
             "name": manifest.name,
+            "made_from": made_from,
             "tokenizer_digest": tokenizer.digest(),
             "vocabulary_size": tokenizer.vocabulary_size,
             "pairs": {str(item.pair): {"role": item.role, "sets": sets[str(item.pair)]} for item in manifest.pairs},
@@ -59,13 +67,31 @@ def run(
     return {**facts, "table": report.rows()}
 
 
+def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
+    """Return the facts of a whole data folder that was made from what this digest stands for, or None."""
+    try:
+        store = TokenStore.open(out)
+        if store.facts.get("made_from") != made_from or load_tokenizer(store.tokenizer_folder).digest() != store.digest:
+            return None
+        for pair in store.pairs():
+            for name in store.sets(pair):
+                store.bitext(pair, name)
+                if not all((out / "text" / str(pair) / f"{name}.{side}").is_file() for side in vars(pair).values()):
+                    return None
+    except MetanmtError:
+        return None
+    return store.facts
+
+
 def _tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokenizer:
     settings = manifest.tokenizer
     if settings.pretrained:
         return PretrainedTokenizer(settings.pretrained, dict(settings.codes))
     targets = list(dict.fromkeys(item.pair.target for item in manifest.pairs))
-    sample = list(_sample(manifest, report, folder))
-    say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from {len(sample):,} sentences")
+    sentences = sum(report.kept(item.pair, name) for item, name in _training_sets(manifest, report))
+    wanted = min(settings.sample_sentences, 2 * sentences)
+    say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from about {wanted:,} sentences")
+    sample = _sample(manifest, report, folder)
     return train_tokenizer(sample, targets, settings.vocabulary_size, settings.character_coverage)
 
 
@@ -76,12 +102,7 @@ def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[
     share exceeds its text is repeated.
     """
     settings = manifest.tokenizer
-    kept = {
-        (item.pair, name): report.kept(item.pair, name)
-        for item in manifest.pairs
-        for name in item.sets
-        if name.startswith("train") and report.kept(item.pair, name)
-    }
+    kept = {(item.pair, name): report.kept(item.pair, name) for item, name in _training_sets(manifest, report)}
     sizes = {pair: sum(n for (other, _), n in kept.items() if other == pair) for pair, _ in kept}
     weights = {pair: size ** (1 / settings.temperature) for pair, size in sizes.items()}
     total = sum(weights.values())
@@ -93,6 +114,15 @@ def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[
             for _ in range(int(rate) + (rng.random() < rate % 1)):
                 yield source
                 yield target
+
+
+def _training_sets(manifest: Manifest, report: CorpusReport) -> list[tuple[PairCorpus, str]]:
+    return [
+        (item, name)
+        for item in manifest.pairs
+        for name in item.sets
+        if kind_of(name) == "train" and report.kept(item.pair, name)
+    ]
 
 
 def _write_tokens(

@@ -41,7 +41,7 @@ def test_what_is_written_is_read(tmp_path: Path, vocabulary_size: int, dtype: ty
     assert (sentences(bitext.source), sentences(bitext.target)) == (SOURCE, TARGET)
     assert bitext.target_words.tolist() == WORDS
     assert bitext.source.ids.dtype == dtype
-    assert isinstance(bitext.source.ids, np.memmap)
+    assert isinstance(bitext.source.ids.base, np.memmap)
     assert store.sets(PAIR)["train"] == {"sentences": 3, "source_tokens": 6, "target_tokens": 7, "target_words": 4}
 
 

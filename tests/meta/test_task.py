@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from metanmt.data.batch import Batch
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, Side
 from metanmt.errors import CorpusError
-from metanmt.meta.task import Episode, EpisodeSampler, Task
+from metanmt.meta.task import Episode, EpisodeSampler, Shelves, Task
 
 PAD = 0
 BATCH = BatchConfig(max_tokens=200, window=6)
@@ -108,3 +110,62 @@ def test_reptile_draws_no_query() -> None:
 def test_too_few_sentences_for_an_episode() -> None:
     with pytest.raises(CorpusError, match="too few"):
         sampler([task("de", 3), task("fr", 3)]).meta_batch(0, 5)
+
+
+def two_sided(sentences: int) -> Task:
+    """Return a task whose source and target lengths go together, but not closely; targets are sentence numbers."""
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(2, 60, sentences)
+    source = Side.of([[1] * int(n) for n in np.maximum(1, lengths * rng.lognormal(0.3, 0.3, sentences))])
+    target = Side.of([[1 + index] * int(n) for index, n in enumerate(lengths)])
+    return Task(Pair("de", "en"), Bitext(source, target, lengths), np.arange(sentences), float(lengths.mean()))
+
+
+@pytest.mark.parametrize(("sentences", "window", "shelves"), [(6000, 8, 32), (6000, 1, 1), (100, 8, 3), (20, 8, 1)])
+def test_shelves_hold_every_sentence_once_and_equal_shares(sentences: int, window: int, shelves: int) -> None:
+    one = two_sided(sentences)
+    made = Shelves.of(one, window, 1000)
+    assert sorted(made.order.tolist()) == list(range(sentences))
+    assert len(made.tokens) == shelves
+    assert made.tokens.sum() == one.bitext.target.lengths(one.usable).sum()
+    assert made.tokens.max() - made.tokens.min() <= 2 * 60
+
+
+def test_a_shelf_has_sentences_of_like_lengths_on_both_sides() -> None:
+    one = two_sided(20_000)
+
+    def spread(window: int) -> tuple[float, float]:
+        made = Shelves.of(one, window, 1000)
+        parts = [made.order[start:stop] for start, stop in pairwise(made.edges)]
+        source, target = one.bitext.source, one.bitext.target
+        return tuple(float(np.mean([side.lengths(part).std() for part in parts])) for side in (source, target))  # type: ignore[return-value]
+
+    assert spread(16)[0] < spread(1)[0] / 3
+    assert spread(16)[1] < spread(1)[1] / 8
+
+
+def test_every_sentence_is_drawn_as_often_as_any_other() -> None:
+    one = two_sided(600)
+    made = Shelves.of(one, 4, 400)
+    assert len(made.tokens) > 8
+    rng, rounds = np.random.default_rng(5), 30_000
+    counts = np.zeros(600)
+    for _ in range(rounds):
+        drawn = made.draw(400, 2, rng)
+        counts[drawn] += 1
+        assert len(set(drawn.tolist())) == len(drawn) >= 2
+    expected = rounds * 400 / made.tokens.sum()
+    assert counts.mean() == pytest.approx(expected, rel=0.01)
+    by_shelf = [counts[made.order[start:stop]].mean() for start, stop in pairwise(made.edges)]
+    assert by_shelf == pytest.approx([expected] * len(by_shelf), rel=0.06)
+    short = one.bitext.target.lengths(one.usable) < 20
+    assert counts[short].mean() == pytest.approx(counts[~short].mean(), rel=0.03)
+
+
+def test_a_shelf_with_fewer_sentences_than_hands_takes_from_its_neighbour() -> None:
+    side = Side.of([[1] * 50] * 8)
+    eight = Task(Pair("de", "en"), Bitext(side, side, np.full(8, 50)), np.arange(8), 50.0)
+    made = Shelves.of(eight, 8, 50)
+    assert len(made.tokens) == 8
+    for seed in range(40):
+        assert len(set(made.draw(50, 3, np.random.default_rng(seed)).tolist())) == 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +72,102 @@ def test_languages_of_ones_own(tmp_path: Path, manifest: Path) -> None:
 
 def test_an_existing_folder_is_refused(data: Path, manifest: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
-        prepare.run(manifest, data)
+        prepare.run(manifest, data, languages=["is"])
+
+
+# ---- a second time
+
+
+MINE = """
+[tokenizer]
+vocabulary_size = 330
+[[groups]]
+role = "meta-test"
+pairs = ["fi-en"]
+train = ["train", { moses = "more", optional = true }]
+test = ["test"]
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A manifest with files of its own, prepared into the folder `out` beside it."""
+    for name, numbers in (("train", range(200)), ("test", range(200, 220))):
+        for side, word in (("fi", "lause"), ("en", "sentence")):
+            text = "".join(f"{word} {number * 37} {word[number % 4 :]}\n" for number in numbers)
+            (tmp_path / f"{name}.{side}").write_text(text, encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE, encoding="utf-8")
+    prepare.run(path, tmp_path / "out")
+    return path
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, int]]:
+    found = [(path, path.stat()) for path in [folder, *folder.rglob("*")]]
+    return {str(path): (item.st_ino, item.st_size, item.st_mtime_ns) for path, item in found}
+
+
+def test_nothing_changed_and_nothing_is_done(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, first = mine.parent / "out", json.loads((mine.parent / "out/data.json").read_text(encoding="utf-8"))
+    before = state(out)
+    capsys.readouterr()
+    started = time.perf_counter()
+    again = prepare.run(mine, out)
+    assert time.perf_counter() - started < 2
+    assert state(out) == before
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "up to date" in said
+    header, rows = again.pop("table")
+    assert again == first
+    assert (header[0], rows[0][:3]) == ("pair", ["fi-en", "train", "200"])
+    assert len(list(out.parent.glob(".out*"))) == 0
+
+
+def test_the_folder_that_the_fixture_made_is_up_to_date(data: Path, manifest: Path) -> None:
+    before = state(data)
+    assert prepare.run(manifest, data)["made_from"] == prepare.run(manifest.resolve(), data)["made_from"]
+    assert state(data) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: os.utime(folder / "train.fi", ns=(1, 1)),
+        lambda folder: (folder / "train.en").write_bytes((folder / "train.en").read_bytes().replace(b"37", b"3")),
+        lambda folder: [(folder / f"more.{side}").write_text("x\n") for side in ("fi", "en")],
+        lambda folder: (folder / "mine.toml").write_text(MINE.replace("330", "331")),
+        lambda folder: (folder / "mine.toml").write_text(MINE + "[cleaning]\nmax_characters = 500\n"),
+        lambda folder: (folder / "out/tokens/fi-en/train.target.ids.npy").write_bytes(b"\x93NUMPY"),
+        lambda folder: (folder / "out/text/fi-en/test.fi").unlink(),
+        lambda folder: (folder / "out/tokenizer/sentencepiece.model").write_bytes(b"no"),
+        lambda folder: (folder / "out/data.json").write_text('{"format": 0}'),
+    ],
+    ids=["time", "size", "optional", "vocabulary", "cleaning", "tokens", "text", "tokenizer", "format"],
+)
+def test_a_change_is_seen(mine: Path, change: Callable[[Path], object]) -> None:
+    change(mine.parent)
+    before = state(mine.parent / "out")
+    with pytest.raises(UsageError, match="exists already"):
+        prepare.run(mine, mine.parent / "out")
+    assert state(mine.parent / "out") == before
+    assert prepare.run(mine, mine.parent / "out", overwrite=True)["made_from"]
+    assert state(mine.parent / "out") != before
+
+
+def test_another_version_is_a_change(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metanmt.data import fingerprint as module
+
+    known = module.version
+    monkeypatch.setattr(module, "version", lambda name: known(name) + (".1" if name == "sentencepiece" else ""))
+    with pytest.raises(UsageError, match="exists already"):
+        prepare.run(mine, mine.parent / "out")
+
+
+def test_overwrite_makes_it_anew(mine: Path) -> None:
+    before = state(mine.parent / "out")
+    prepare.run(mine, mine.parent / "out", overwrite=True)
+    assert state(mine.parent / "out")[str(mine.parent / "out")] != before[str(mine.parent / "out")]
 
 
 def test_an_unknown_language_leaves_nothing_behind(tmp_path: Path, manifest: Path) -> None:
