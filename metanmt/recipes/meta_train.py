@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
-from metanmt.data.tokenizer import load_tokenizer
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
+from metanmt.errors import DivergenceError
 from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, outer_step
 from metanmt.meta.run import Run, RunState
-from metanmt.meta.task import Episode, EpisodeSampler, load_tasks
+from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
 from metanmt.meta.validation import MetaValidation
 from metanmt.meta.weights import make_learner
 from metanmt.nmt.loss import Loss
@@ -37,8 +39,15 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
     store = TokenStore.open(data)
     tokenizer = load_tokenizer(store.tokenizer_folder)
     tasks = load_tasks(store, config.batch)
-    files = Run.open(out, config, store.digest, resume=resume)
+    with Run.open(out, config, store.digest, resume=resume) as files:
+        state = _train(config, store, tokenizer, tasks, files, resume=resume)
+    return _summary(config, out, state)
 
+
+def _train(
+    config: Config, store: TokenStore, tokenizer: Tokenizer, tasks: list[Task], files: Run, *, resume: bool
+) -> RunState:
+    """Return where the run stands at its end; its cost is spent and its best checkpoint chosen."""
     seed_torch(config.run.seed)
     initialization = make_model(config.model, tokenizer).to(device())
     moving = move_only(initialization, "all")
@@ -73,12 +82,13 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
             for group in optimizer.param_groups:
                 group["lr"] = rate
             report = outer_step(initialization, fast_model, episodes, optimizer, learner, config, loss)
-            state = _advanced(state, episodes, clock())
+            state = _advanced(state, episodes, report, clock())
             if state.step % config.run.log_every == 0:
                 metrics = _metrics(state, phase, rate, report)
                 files.log(metrics)
                 progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
             progress.advance(sum(episode.target_tokens for episode in episodes))
+            _stop_if_diverged(state, config)
             done = state.target_tokens >= config.outer.max_target_tokens
             if _validations(state, config) > state.validations or done:
                 state = _validated(state, config, validate(fast_model, initialization), files, clock)
@@ -87,12 +97,10 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
                 state = replace(state, elapsed_seconds=clock(), saved_at_seconds=clock())
                 files.save(state, initialization, optimizer, tokenizer, store.pairs("meta-train")[0])
             if interruption.requested and not done:
-                files.close()
                 raise KeyboardInterrupt(
-                    f"Stopped at step {state.step}; metanmt meta-train --resume --out {out} goes on."
+                    f"Stopped at step {state.step}; metanmt meta-train --resume --out {files.folder} goes on."
                 )
-    files.close()
-    return _summary(config, out, state)
+    return state
 
 
 def phase_of(config: Config, target_tokens: int) -> str:
@@ -105,14 +113,29 @@ def _inner_steps(learner: Learner, config: Config) -> int:
     return config.inner.steps if learner.inner_loop else 0
 
 
-def _advanced(state: RunState, episodes: list[Episode], elapsed_seconds: float) -> RunState:
+def _advanced(state: RunState, episodes: list[Episode], report: StepReport, elapsed_seconds: float) -> RunState:
     return replace(
         state,
         step=state.step + 1,
         target_tokens=state.target_tokens + sum(episode.target_tokens for episode in episodes),
         gradient_computations=state.gradient_computations + sum(len(episode.batches) for episode in episodes),
         elapsed_seconds=elapsed_seconds,
+        skipped_steps=state.skipped_steps + report.skipped,
+        skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
     )
+
+
+def _stop_if_diverged(state: RunState, config: Config) -> None:
+    """Name the first of some steps that were left out; raise a DivergenceError if they are too many in a row."""
+    if state.skipped_in_a_row == 1:
+        say(f"step {state.step:,}: its loss or gradient is not finite; the step is skipped.")
+    if state.skipped_in_a_row >= config.outer.max_skipped:
+        raise DivergenceError(
+            f"The loss or its gradient was not finite in {state.skipped_in_a_row} outer steps in a row, up to step "
+            f"{state.step:,}.",
+            "In a new run, lower outer.learning_rate or inner.learning_rate, raise outer.warmup_steps, or set "
+            "run.precision=float32; outer.max_skipped is how many are borne.",
+        )
 
 
 def _validations(state: RunState, config: Config) -> int:
@@ -128,7 +151,7 @@ def _validated(state: RunState, config: Config, scores: dict[str, Any], files: R
         f"step {state.step:,}, {state.target_tokens:,} tokens: meta-dev BLEU {before['bleu']:.1f} -> "
         f"{adapted['bleu']:.1f}, chrF++ {before['chrf']:.1f} -> {adapted['chrf']:.1f} adapted"
     )
-    better = state.best_step is None or value > state.best_value
+    better = state.best_step is None or math.isnan(state.best_value) or value > state.best_value
     return replace(
         state,
         validations=max(_validations(state, config), state.validations + 1),
@@ -148,6 +171,7 @@ def _metrics(state: RunState, phase: str, rate: float, report: StepReport) -> di
         "phase": phase,
         "learning_rate": rate,
         "gradient_norm": float(report.gradient_norm),
+        "skipped_steps": state.skipped_steps,
     }
     for name, losses in (("support_loss", report.support_losses), ("query_loss", report.query_losses)):
         if losses:
@@ -164,6 +188,7 @@ def _summary(config: Config, out: Path, state: RunState) -> dict[str, Any]:
         "gradient_computations": state.gradient_computations,
         "elapsed_seconds": round(state.elapsed_seconds, 1),
         "peak_memory_bytes": peak_memory_bytes(),
+        "skipped_steps": state.skipped_steps,
         "best_step": state.best_step,
         f"best_meta_dev_{state.best_metric}": round(state.best_value, 2),
     }
