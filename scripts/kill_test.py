@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import importlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -186,6 +187,7 @@ def scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
     """Yield what TensorBoard shows: name, step and value."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     for name in sorted(events.Tags()["scalars"]):
