@@ -63,6 +63,9 @@ class OuterConfig:
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
     adam_beta2: float = setting(0.98, "decay of AdamW's second moment; its first is 0.9")
     clip_norm: float = setting(1.0, "largest norm of the outer gradient; 0 for no clipping")
+    max_skipped: int = setting(
+        10, "outer steps in a row without a finite loss and gradient, each left out, before the run stops"
+    )
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     task_sampling: Literal["uniform", "temperature"] = setting("uniform", "how tasks are drawn")
     temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature")
@@ -98,6 +101,7 @@ class RunConfig:
     precision: Precision = setting("auto", "auto: bfloat16 on a GPU that multiplies in it, else float32")
     log_every: int = setting(10, "outer steps between two lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints, beside those at meta-validations")
+    keep: int = setting(2, "newest checkpoints to keep, beside the best one; more than one outlive a damaged one")
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class Config:
             ("batch", "window"),
             ("validation", "times"),
             ("inner", "steps"),
+            ("outer", "max_skipped"),
+            ("run", "keep"),
         ):
             section, key = positive
             if getattr(getattr(self, section), key) < 1:

@@ -6,7 +6,6 @@ It only calls the recipes, prints the command that each call stands for, and gat
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,8 +59,6 @@ def run(
         given = "".join(f" --set {setting}" for setting in (*SHORT, *settings))
         _command(f"meta-train {CONFIG} --data {data} --learner {learner} --out {folder}{given}")
         config = load_config(Path(CONFIG), [*SHORT, *settings, f"outer.learner={learner}"])
-        if folder.exists() and not (folder / "last").exists():
-            shutil.rmtree(folder)  # interrupted before its first checkpoint: nothing of value is in it
         meta_train.run(config, data, folder, resume=folder.exists())
     rows = []
     for pair in pairs:

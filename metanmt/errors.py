@@ -40,6 +40,10 @@ class CheckpointError(MetanmtError):
     """A checkpoint that is missing, damaged, or of another tokenizer."""
 
 
+class DivergenceError(MetanmtError):
+    """A training whose loss or gradient is not a finite number any more."""
+
+
 class UsageError(MetanmtError):
     """Arguments that contradict each other or the files that they name."""
 

@@ -119,12 +119,20 @@ examples:
     ),
 }
 
+FREE_SPACE = (
+    "Free some space, then run the command again (meta-train with --resume); nothing half-written is left behind."
+)
+
 
 def remedy_for(error: OSError) -> str:
     """Return what to do about an error of the operating system."""
     return {
-        errno.ENOSPC: "Free some space, then run the same command again; nothing half-written is left behind.",
+        errno.ENOSPC: FREE_SPACE,
+        errno.EDQUOT: FREE_SPACE,
+        errno.EFBIG: "Raise the limit on the size of a file (ulimit -f), then run the command again.",
         errno.EACCES: "Check its permissions, or give another path.",
+        errno.EPERM: "Check its permissions, or give another path.",
+        errno.EIO: "The disk or its connection fails: check it, and copy what is there.",
         errno.ENOENT: "Check the path.",
         errno.EROFS: "Give a path that can be written to.",
     }.get(error.errno or 0, "Check the path; --debug shows the traceback.")

@@ -82,6 +82,39 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert length <= 80, f"{name_of(path)}: {node.name} has {length} lines"
 
 
+def test_nothing_is_ever_unpickled() -> None:
+    """A checkpoint or data folder from a stranger must not run code."""
+    picklers = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for path in [*FILES, *sorted((ROOT / "scripts").rglob("*.py"))]:
+        names = {module.split(".")[0] for module in all_imports(path)}
+        assert not names & picklers, f"{name_of(path)} imports {names & picklers}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            where = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in {"torch.load", "torch.jit.load", "torch.hub.load"}, where
+                assert node.attr not in {"read_pickle", "load_state_dict_from_url"}, where
+            if isinstance(node, ast.keyword):
+                value = ast.unparse(node.value)
+                assert (node.arg, value) not in {("allow_pickle", "True"), ("weights_only", "False")}, where
+                assert node.arg != "use_safetensors" or value == "True", where
+                assert (node.arg, value) != ("trust_remote_code", "True"), where
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained":
+                tokenizer = "Tokenizer" in ast.unparse(node.func)
+                assert tokenizer or any(word.arg == "use_safetensors" for word in node.keywords), where
+
+
+def all_imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports; of `from torch import load`, torch.load."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert "torch.load" not in found, f"{name_of(path)} imports torch.load"
+    return found
+
+
 def test_every_file_says_what_it_is_for() -> None:
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name_of(path)} has no docstring"

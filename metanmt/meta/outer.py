@@ -92,11 +92,15 @@ LEARNERS: dict[str, Learner] = {
 
 @dataclass(frozen=True)
 class StepReport:
-    """What an outer step measured; tensors stay on the device until somebody asks."""
+    """What an outer step measured; tensors stay on the device until somebody asks.
+
+    A step is skipped, and moves nothing, if a loss or the gradient is not finite.
+    """
 
     support_losses: list[Tensor]
     query_losses: list[Tensor]
     gradient_norm: Tensor
+    skipped: bool
 
 
 def outer_step(
@@ -125,8 +129,15 @@ def outer_step(
         query_losses += [] if query_loss is None else [query_loss]
     ranks.sum_gradients(initialization)
     norm = clip_gradient(initialization.parameters(), config.outer.clip_norm)
-    optimizer.step()
-    return StepReport(support_losses, query_losses, norm)
+    [failed] = ranks.total(not all_finite([norm, *support_losses, *query_losses]))
+    if not failed:
+        optimizer.step()
+    return StepReport(support_losses, query_losses, norm, skipped=failed > 0)
+
+
+def all_finite(values: Sequence[Tensor]) -> bool:
+    """Return whether no value is infinite or not a number; a GPU is waited for once, however many there are."""
+    return bool(torch.stack(list(values)).isfinite().all())
 
 
 def make_optimizer(initialization: nn.Module, outer: OuterConfig) -> torch.optim.AdamW:

@@ -5,19 +5,21 @@ RUN/config.toml          the resolved configuration
 RUN/run.json             the data's tokenizer and the versions
 RUN/metrics.jsonl        a line every few outer steps, and one a meta-validation
 RUN/tensorboard/         the same for TensorBoard
-RUN/checkpoints/step-N/  a Hugging Face folder, with trainer.safetensors and trainer.json to resume from
+RUN/checkpoints/step-N/  a Hugging Face folder, with trainer.safetensors and trainer.json to resume from, and
+                         digests.json to check them by
 RUN/best, RUN/last       links to two of these
 ```
-A checkpoint folder gets its name only when it is complete and flushed, and the links are replaced in one operation, so
-that no moment leaves a run without a whole checkpoint.
+A checkpoint folder gets its name only when it is complete and flushed, after the metrics up to it, and loses it before
+it is removed; the links are replaced in one operation. So no moment leaves a run without a whole checkpoint, once it
+has one, and a run that has none yet starts again from its first step.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,9 +32,23 @@ from metanmt.config import Config, load_config, to_toml
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
+from metanmt.meta.board import Board, finite
 from metanmt.nmt.checkpoint import save_checkpoint
 from metanmt.nmt.model import load_model
-from metanmt.runtime import new_folder, refuse_existing, versions, write_json, write_text
+from metanmt.runlog import say
+from metanmt.runtime import (
+    damage,
+    lock_folder,
+    named_errors,
+    new_folder,
+    refuse_existing,
+    remove_folder,
+    remove_leftovers,
+    versions,
+    write_digests,
+    write_json,
+    write_text,
+)
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -50,58 +66,81 @@ class RunState:
     best_step: int | None = None
     best_value: float = 0.0
     best_metric: str = "chrf"
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
 
 class Run:
-    """Reads and writes the folder of one run."""
+    """Reads and writes the folder of one run.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the run.
+        keep: newest checkpoints to keep, beside the best one.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
+        self.keep = keep
         self._metrics: IO[str] | None = None
-        self._board: Any = None
+        self._board: Board | None = None
+        self._purge_step: int | None = None
+        self._lock: int | None = None
 
     @classmethod
     def open(cls, folder: Path, config: Config, digest: str, *, resume: bool) -> Run:
-        """Return a new run, or the one to resume.
+        """Return a new run, or the one to resume, locked for this process until it is closed.
 
         Raises:
-            UsageError: the folder exists and `resume` is not given; or there is nothing to resume; or the
-                configuration or the data differ from those of the run.
+            UsageError: the folder exists and `resume` is not given; or it is no run to resume; or another process is
+                at it; or the configuration or the data differ from those of the run.
         """
-        run = cls(folder)
+        run = cls(folder, config.run.keep)
         if not resume:
             refuse_existing(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "config.toml", to_toml(config))
-            write_json(folder / "run.json", {"tokenizer_digest": digest, "versions": versions()})
-            return run
-        if not (folder / "last").exists():
+        elif not _is_run(folder):
             raise UsageError(
                 f"{folder} has no checkpoint to resume from.", "Start it without --resume, in a new folder."
             )
-        if load_config(folder / "config.toml") != config:
-            raise UsageError(
-                f"The configuration differs from that of the run {folder}.",
-                f"Resume with the same one: {folder / 'config.toml'}.",
-            )
-        if json.loads((folder / "run.json").read_text(encoding="utf-8"))["tokenizer_digest"] != digest:
-            raise CheckpointError(
-                f"The run {folder} was trained on other data.", "Give the --data it was started with."
-            )
+        run._lock = lock_folder(folder)
+        try:
+            run._make_or_check(config, digest)
+        except BaseException:
+            run.close()
+            raise
         return run
 
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl and to TensorBoard."""
-        if self._metrics is None:
-            from torch.utils.tensorboard.writer import SummaryWriter
+    def _make_or_check(self, config: Config, digest: str) -> None:
+        """Write what a new run has, or a killed one has not yet; refuse to go on with another configuration or data."""
+        if not (self.folder / "config.toml").exists():
+            write_text(self.folder / "config.toml", to_toml(config))
+        elif load_config(self.folder / "config.toml") != config:
+            raise UsageError(
+                f"The configuration differs from that of the run {self.folder}.",
+                f"Resume with the same one: {self.folder / 'config.toml'}.",
+            )
+        if not (self.folder / "run.json").exists():
+            write_json(self.folder / "run.json", {"tokenizer_digest": digest, "versions": versions()})
+        elif json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["tokenizer_digest"] != digest:
+            raise CheckpointError(
+                f"The run {self.folder} was trained on other data.", "Give the --data it was started with."
+            )
+        remove_leftovers(self.folder)
+        remove_leftovers(self.folder / "checkpoints")
 
-            self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(self.folder / "tensorboard"))
-        self._metrics.write(json.dumps(metrics) + "\n")
-        self._metrics.flush()
-        for name, value in _flat(metrics):
-            if name not in ("step", "phase"):
-                self._board.add_scalar(name, value, metrics["step"])
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl and to TensorBoard; a number that is not finite is null."""
+        metrics = finite(metrics)
+        path = self.folder / "metrics.jsonl"
+        with named_errors(path):
+            if self._metrics is None:
+                self._metrics = path.open("a", encoding="utf-8")
+            self._metrics.write(json.dumps(metrics, allow_nan=False) + "\n")
+            self._metrics.flush()
+        with named_errors(self.folder / "tensorboard"):
+            if self._board is None:
+                self._board = Board(self.folder / "tensorboard", self._purge_step)
+            self._board.add(metrics["step"], {name: value for name, value in metrics.items() if name != "step"})
 
     def save(
         self,
@@ -111,65 +150,167 @@ class Run:
         tokenizer: Tokenizer,
         pair: Pair,
     ) -> None:
-        """Write a checkpoint; keep it, the best one, and no other."""
-        name = f"step-{state.step:08d}"
-        with new_folder(self.folder / "checkpoints" / name, overwrite=True) as folder:
+        """Write a checkpoint; keep it, those before it that are to be kept, the best one of each, and no other.
+
+        Raises:
+            CheckpointError: the run's folder is not there any more.
+        """
+        if not (self.folder / "config.toml").is_file():
+            raise CheckpointError(
+                f"The run's folder {self.folder} has vanished, or what was in it.",
+                "Bring it back (is its disk still there?) and resume, or start the run anew.",
+            )
+        if self._metrics is not None and self._board is not None:
+            os.fsync(self._metrics.fileno())
+            self._board.sync()
+        with new_folder(self._path(state.step), overwrite=True) as folder:
             save_checkpoint(folder, model, tokenizer, pair)
             save_file(_optimizer_tensors(model, optimizer), str(folder / "trainer.safetensors"))
             write_json(folder / "trainer.json", asdict(state))
-        self._link("last", name)
-        if state.best_step is not None:
-            self._link("best", f"step-{state.best_step:08d}")
-        keep = {(self.folder / link).resolve() for link in ("last", "best")}
-        for old in (self.folder / "checkpoints").glob("step-*"):
-            if old.resolve() not in keep:
-                shutil.rmtree(old)
+            write_digests(folder)
+        self._link("last", state.step)
+        self._link("best", state.best_step)
+        newest = self._steps()[-self.keep :]
+        keep = {*newest, *(_best_step(self._path(step)) for step in newest)}
+        for step in self._steps():
+            if step not in keep:
+                remove_folder(self._path(step))
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
-        """Set model and optimiser to the last checkpoint and return where the run stood; later metrics are cut off.
+        """Set model and optimiser to the newest whole checkpoint and return where the run stood.
+
+        A damaged checkpoint is named, and the one before it is used. What the run wrote after that one is removed. A
+        run without a checkpoint starts from its first step. Of several processes the one that holds the lock loads
+        first; the others only read.
 
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: every checkpoint is damaged.
         """
-        folder = self.folder / "last"
+        if self._lock is None:
+            return self._read(self._steps()[-1], model, optimizer) if self._steps() else RunState()
+        damaged = {step: damage(self._path(step)) for step in self._steps()}
+        whole = [step for step, reason in damaged.items() if reason is None]
+        newest = max(whole, default=0)
+        for step, reason in damaged.items():
+            if reason is not None and step > newest:
+                say(f"The checkpoint {self._path(step)} is damaged: {reason}.")
+        if damaged and not whole:
+            raise CheckpointError(
+                f"Every checkpoint of {self.folder} is damaged; the newest: {damaged[max(damaged)]}.",
+                "Copy the run again if there is another copy, or start it anew in a new folder.",
+            )
+        state = self._read(newest, model, optimizer) if whole else RunState()
+        if state.step < max(damaged, default=0):
+            say(f"Going on from the one before, step {state.step}.")
+        for step in damaged:
+            if step > newest:
+                remove_folder(self._path(step))
+        self._link("last", newest if whole else None)
+        state = self._with_whole_best(state, whole)
+        self._link("best", state.best_step)
+        self._cut_metrics(state.step)
+        self._purge_step = state.step + 1
+        return state
+
+    def close(self) -> None:
+        """Close the metrics and let other processes have the folder."""
+        lock, self._lock = self._lock, None
+        try:
+            with named_errors(self.folder / "metrics.jsonl"):
+                if self._metrics is not None:
+                    self._metrics.close()
+                if self._board is not None:
+                    self._board.close()
+        finally:
+            self._metrics = self._board = None
+            if lock is not None:
+                os.close(lock)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step-{step:08d}"
+
+    def _steps(self) -> list[int]:
+        """Return the steps of the checkpoints, ascending."""
+        names = (path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _read(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
+        folder = self._path(step)
         try:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
             state = RunState(**{item.name: values[item.name] for item in fields(RunState)})
             tensors = load_file(folder / "trainer.safetensors")
             model.load_state_dict(load_model(str(folder)).state_dict())
             for name, parameter in model.named_parameters():
-                optimizer.state[parameter] = {
-                    part: tensors[f"{name}.{part}"].to("cpu" if part == "step" else parameter.device)
-                    for part in MOMENTS
-                    if f"{name}.{part}" in tensors
-                }
+                moments = {part: tensors[f"{name}.{part}"] for part in MOMENTS if f"{name}.{part}" in tensors}
+                if moments:
+                    optimizer.state[parameter] = {
+                        part: tensor.to(parameter.device, copy=True) for part, tensor in moments.items()
+                    }
         except MetanmtError:
             raise
         except Exception as error:
             raise CheckpointError(
-                f"The checkpoint {folder} is damaged: {error}.", "Start the run anew; its other files are unharmed."
+                f"The checkpoint {folder} cannot be resumed from: {error}.",
+                "Resume with the version of metanmt that wrote it, or start the run anew.",
             ) from None
-        self._cut_metrics(state.step)
         return state
 
-    def close(self) -> None:
-        """Flush and close the metrics."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._board.close()
+    def _with_whole_best(self, state: RunState, whole: list[int]) -> RunState:
+        """Return the state; if its best checkpoint is damaged, that is named and the last one stands in for it."""
+        if state.best_step is None or state.best_step in whole:
+            return state
+        say(
+            f"The best checkpoint {self._path(state.best_step)} is damaged or missing: the last one stands in for it "
+            "until the next meta-validation."
+        )
+        return replace(state, best_step=state.step, best_value=-math.inf)
 
-    def _link(self, link: str, name: str) -> None:
+    def _link(self, link: str, step: int | None) -> None:
+        if step is None:
+            (self.folder / link).unlink(missing_ok=True)
+            return
         temporary = self.folder / f".{link}.tmp"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.join("checkpoints", name), target_is_directory=True)
+        temporary.symlink_to(os.path.join("checkpoints", self._path(step).name), target_is_directory=True)
         temporary.replace(self.folder / link)
 
     def _cut_metrics(self, step: int) -> None:
+        """Keep the lines up to a step; a kill or a loss of power may have left the rest in any form."""
         path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                    break
+            except (ValueError, TypeError, KeyError):
+                break
+            kept.append(line.decode("utf-8"))
+        write_text(path, "".join(kept))
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder is a run's, be it one that was killed before it had written anything."""
+    if (folder / "config.toml").is_file():
+        return True
+    return folder.is_dir() and all(path.match(".*.tmp") for path in folder.iterdir())
+
+
+def _best_step(folder: Path) -> int | None:
+    """Return the best step when a checkpoint was written: to resume from the one, the other is needed."""
+    try:
+        step = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))["best_step"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return int(step) if step is not None else None
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -179,10 +320,3 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for part in MOMENTS
         if parameter in optimizer.state
     }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        flat += _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
-    return flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
-from metanmt.errors import MetanmtError
+from metanmt.errors import DivergenceError, MetanmtError
 from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, make_optimizer, outer_step
 from metanmt.meta.run import Run, RunState
@@ -43,11 +44,9 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
         files = Run.open(out, config, store.digest, resume=resume) if ranks.first else Run(out)
-        ranks.total(0)  # the others wait for the folder
-        training = _Training(config, store, files, ranks, resume=resume)
-        with Interruption() as interruption:
+        with files, Interruption() as interruption:
+            training = _Training(config, store, files, ranks, resume=resume)
             training.until_done(interruption)
-        files.close()
         return training.summary()
 
 
@@ -63,7 +62,7 @@ class _Training:
         move_only(self.initialization, "all")
         self.fast_model = make_learner(self.initialization)
         self.optimizer = make_optimizer(self.initialization, config.outer)
-        self.state = files.load(self.initialization, self.optimizer) if resume else RunState()
+        self.state = self.loaded() if resume else RunState()
         self.sampler = EpisodeSampler(tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
@@ -74,6 +73,15 @@ class _Training:
                 f"{config.outer.learner}: {parameter_count(self.initialization):,} parameters, {len(tasks)} tasks, "
                 f"{config.outer.max_target_tokens:,} target tokens, on {device()}{processes}"
             )
+
+    def loaded(self) -> RunState:
+        """Set the run to its newest whole checkpoint; the first process mends the folder before the others read it."""
+        if not self.ranks.first:
+            self.ranks.total(0)
+        state = self.files.load(self.initialization, self.optimizer)
+        if self.ranks.first:
+            self.ranks.total(0)
+        return state
 
     def until_done(self, interruption: Interruption) -> None:
         """Make outer steps until the run's cost is spent; validate and save on the way, in the first process."""
@@ -87,7 +95,6 @@ class _Training:
                 if self.ranks.first:
                     self.keep(stopping=stopping)
                 if stopping and self.state.target_tokens < limit:
-                    self.files.close()
                     goes_on = f"metanmt meta-train --resume --out {self.files.folder} goes on."
                     raise KeyboardInterrupt(f"Stopped at step {self.state.step}; {goes_on}")
 
@@ -116,12 +123,15 @@ class _Training:
             target_tokens=state.target_tokens + tokens,
             gradient_computations=state.gradient_computations + computations,
             elapsed_seconds=self.clock(),
+            skipped_steps=state.skipped_steps + report.skipped,
+            skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
         )
         if self.state.step % config.run.log_every == 0:
             metrics = _metrics(self.state, phase, rate, report, self.ranks)
             progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
             if self.ranks.first:
                 self.files.log(metrics)
+        _stop_if_diverged(self.state, config)
         return stopping > 0
 
     def episodes(self, learner: Learner) -> list[Episode]:
@@ -202,6 +212,7 @@ class _Training:
             "gradient_computations": state.gradient_computations,
             "elapsed_seconds": round(state.elapsed_seconds, 1),
             "peak_memory_bytes": peak_memory_bytes(),
+            "skipped_steps": state.skipped_steps,
             "best_step": state.best_step,
             f"best_meta_dev_{state.best_metric}": round(state.best_value, 2),
         }
@@ -211,6 +222,19 @@ def phase_of(config: Config, target_tokens: int) -> str:
     """Return the learner in force after `target_tokens`: joint training first, for its share of the cost."""
     joint = config.outer.joint_share * config.outer.max_target_tokens
     return "joint" if target_tokens < joint else config.outer.learner
+
+
+def _stop_if_diverged(state: RunState, config: Config) -> None:
+    """Name the first of some steps that were left out; raise a DivergenceError if they are too many in a row."""
+    if state.skipped_in_a_row == 1:
+        say(f"step {state.step:,}: its loss or gradient is not finite; the step is skipped.")
+    if state.skipped_in_a_row >= config.outer.max_skipped:
+        raise DivergenceError(
+            f"The loss or its gradient was not finite in {state.skipped_in_a_row} outer steps in a row, up to step "
+            f"{state.step:,}.",
+            "In a new run, lower outer.learning_rate or inner.learning_rate, raise outer.warmup_steps, or set "
+            "run.precision=float32; outer.max_skipped is how many are borne.",
+        )
 
 
 def _validations(state: RunState, config: Config) -> int:
@@ -226,7 +250,7 @@ def _validated(state: RunState, config: Config, scores: dict[str, Any], files: R
         f"step {state.step:,}, {state.target_tokens:,} tokens: meta-dev BLEU {before['bleu']:.1f} -> "
         f"{adapted['bleu']:.1f}, chrF++ {before['chrf']:.1f} -> {adapted['chrf']:.1f} adapted"
     )
-    better = state.best_step is None or value > state.best_value
+    better = state.best_step is None or math.isnan(state.best_value) or value > state.best_value
     return replace(
         state,
         validations=max(_validations(state, config), state.validations + 1),
@@ -246,6 +270,7 @@ def _metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks
         "phase": phase,
         "learning_rate": rate,
         "gradient_norm": float(report.gradient_norm),
+        "skipped_steps": state.skipped_steps,
     }
     for name, losses in (("support_loss", report.support_losses), ("query_loss", report.query_losses)):
         if losses:

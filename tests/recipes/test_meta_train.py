@@ -125,13 +125,23 @@ def test_resume_needs_the_same_data(manifest: Path, run_folder: Path, tmp_path: 
         meta_train.run(small_config(), tmp_path / "data", run_folder, resume=True)
 
 
-def test_a_damaged_checkpoint_is_named(run_folder: Path, tmp_path: Path, data: Path) -> None:
+def test_a_damaged_checkpoint_is_named(
+    run_folder: Path, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one before it is used, and leads to the same bits; if that is damaged too, there is nothing to go on from."""
     import shutil
 
     out = tmp_path / "run"
     shutil.copytree(run_folder, out, symlinks=True)
     state = (out / "last" / "trainer.safetensors").resolve()
     state.write_bytes(state.read_bytes()[:1000])
+    meta_train.run(small_config(), data, out, resume=True)
+    assert f"The checkpoint {state.parent} is damaged: trainer.safetensors" in capsys.readouterr().err
+    assert weights(out / "last") == weights(run_folder / "last")
+    assert weights(out / "best") == weights(run_folder / "best")
+    assert metrics(out) == metrics(run_folder)
+    for state in out.glob("checkpoints/*/trainer.safetensors"):
+        state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
         meta_train.run(small_config(), data, out, resume=True)
 

@@ -1,0 +1,126 @@
+"""Resume is exact: kills at random moments, two runs of one seed, steps that were skipped, runs that diverge."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metanmt.errors import CheckpointError, DivergenceError, UsageError
+from metanmt.meta.outer import StepReport
+from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.loss import Loss
+from metanmt.recipes import meta_train
+from scripts.kill_test import differences, fingerprint
+from tests.recipes.conftest import small_config
+from tests.recipes.test_meta_train import metrics
+
+ROOT = Path(__file__).parents[2]
+SHORT = ("outer.max_target_tokens=2500", "validation.times=1")
+
+
+def test_three_kills_at_random_moments() -> None:
+    """`scripts/kill_test.py` with its fifty kills is for a change of what a run writes."""
+    command = [sys.executable, str(ROOT / "scripts" / "kill_test.py"), "--kills", "3", "--tokens", "2500"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "3 kills" in result.stdout
+    assert "every run has the same bits" in result.stdout
+
+
+def test_two_runs_of_one_seed_have_the_same_bits(data: Path, tmp_path: Path, run_folder: Path) -> None:
+    meta_train.run(small_config(), data, tmp_path / "again")
+    assert differences(fingerprint(run_folder), fingerprint(tmp_path / "again")) == []
+
+
+def test_another_seed_has_others(data: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        meta_train.run(small_config(*SHORT, f"run.seed={seed}"), data, tmp_path / str(seed))
+    assert "last/model/model.shared.weight" in differences(fingerprint(tmp_path / "1"), fingerprint(tmp_path / "2"))
+
+
+def killed_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the outer step of this number, counted from now, raise what no run survives."""
+    plain, steps = meta_train.outer_step, 0
+
+    def counted(*arguments: Any) -> StepReport:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            raise SystemExit("killed")
+        return plain(*arguments)
+
+    monkeypatch.setattr(meta_train, "outer_step", counted)
+
+
+def test_a_run_without_a_checkpoint_is_resumed_from_its_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(*SHORT)
+    meta_train.run(config, data, tmp_path / "whole")
+    killed_in_step(4, monkeypatch)
+    with pytest.raises(SystemExit):
+        meta_train.run(config, data, tmp_path / "run")
+    assert not (tmp_path / "run" / "last").exists()
+    assert len(metrics(tmp_path / "run")) == 3
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        load_checkpoint(tmp_path / "run")
+    with pytest.raises(UsageError, match="exists already"):
+        meta_train.run(config, data, tmp_path / "run")
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def not_finite(when: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spoil the gradient of every batch whose number of target tokens fulfils `when`: as repeatable as a bad batch."""
+    plain = Loss.backward
+
+    def spoiled(self: Loss, model: Any, batch: Any) -> torch.Tensor:
+        loss = plain(self, model, batch)
+        if when(batch.target_tokens):
+            next(model.parameters()).grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(Loss, "backward", spoiled)
+
+
+def test_skipped_steps_are_counted_and_the_same_after_a_resume(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config("outer.max_target_tokens=4000", "outer.max_skipped=100", "run.checkpoint_minutes=0")
+    not_finite(lambda tokens: tokens % 4 == 1, monkeypatch)
+    facts = meta_train.run(config, data, tmp_path / "whole")
+    assert 0 < facts["skipped_steps"] < facts["steps"]
+    assert "not finite; the step is skipped" in capsys.readouterr().err
+    lines = [line for line in metrics(tmp_path / "whole") if "phase" in line]
+    skipped = [line for before, line in zip([None, *lines], lines, strict=False) if grew(before, line)]
+    assert len(skipped) == lines[-1]["skipped_steps"] == facts["skipped_steps"]
+    assert all(line["gradient_norm"] is None for line in skipped)
+    assert all(line["gradient_norm"] is not None for line in lines if line not in skipped)
+    killed_in_step(skipped[0]["step"] + 1, monkeypatch)
+    with pytest.raises(SystemExit):
+        meta_train.run(config, data, tmp_path / "run")
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def grew(before: dict[str, Any] | None, line: dict[str, Any]) -> bool:
+    return line["skipped_steps"] > (before["skipped_steps"] if before else 0)
+
+
+def test_a_run_that_diverges_stops_and_says_what_to_try(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_finite(lambda tokens: True, monkeypatch)
+    with pytest.raises(DivergenceError, match=r"3 outer steps in a row, up to step 3\.") as error:
+        meta_train.run(small_config("outer.max_skipped=3"), data, tmp_path / "run")
+    for word in ("outer.learning_rate", "outer.warmup_steps", "float32"):
+        assert word in error.value.remedy
+    assert len(metrics(tmp_path / "run")) == 3

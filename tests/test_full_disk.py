@@ -1,0 +1,131 @@
+"""No space, no permission, a limit on file sizes: one line of cause, one of remedy, and nothing good is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+from metanmt.cli import MISTAKE, main
+from metanmt.errors import UsageError
+from metanmt.runtime import damage, named_errors, new_folder, remove_leftovers, write_digests, write_text
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = {
+    errno.ENOSPC: "--resume",
+    errno.EDQUOT: "--resume",
+    errno.EFBIG: "ulimit",
+    errno.EROFS: "written to",
+    errno.EACCES: "permissions",
+    errno.EPERM: "permissions",
+    errno.EIO: "disk",
+    errno.ENOENT: "path",
+    errno.ENOTDIR: "path",
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: errno.errorcode[number])
+def test_one_line_of_cause_and_one_of_remedy(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from metanmt.recipes import prepare
+
+    def failing(*arguments: Any, **more: Any) -> None:
+        with named_errors(Path("some/folder")):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(prepare, "run", failing)
+    assert main(["prepare", "cldr", "--out", "never"]) == MISTAKE
+    cause, remedy = capsys.readouterr().err.rstrip("\n").split("\n")
+    assert cause == f"metanmt: some/folder: {os.strerror(number)}."
+    assert NUMBERS[number] in remedy
+
+
+def test_errors_of_rust_libraries_are_errors_of_the_operating_system(tmp_path: Path) -> None:
+    """safetensors and tokenizers tell them in their text only."""
+    with pytest.raises(OSError, match="No space left") as error, named_errors(tmp_path / "model"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    with pytest.raises(SafetensorError), named_errors(tmp_path):
+        raise SafetensorError("Error while deserializing header: header too small")
+    with pytest.raises(UsageError), named_errors(tmp_path):
+        raise UsageError("It says (os error 28) itself.", "Keep it.")
+
+
+def test_a_real_limit_reaches_safetensors_too(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, resource, torch\n"
+        "from safetensors.torch import save_file\n"
+        "from metanmt.runtime import new_folder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "try:\n"
+        "    with new_folder(pathlib.Path('new')) as folder:\n"
+        "        save_file({'weight': torch.zeros(100_000)}, str(folder / 'model.safetensors'))\n"
+        "except OSError as error:\n"
+        "    print(error.errno, error.filename)\n"
+    )
+    result = run([sys.executable, "-c", program], tmp_path)
+    assert result.stdout.split() == [str(errno.EFBIG), "new"], result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_write_text_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    write_text(path, "old")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        write_text(path, "new")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_overwritten_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tuned"
+    with new_folder(path) as folder:
+        (folder / "a").write_text("old")
+    with new_folder(path, overwrite=True) as folder:
+        (folder / "a").write_text("new")
+        assert (path / "a").read_text() == "old"
+    assert (path / "a").read_text() == "new"
+
+    def killed(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt), new_folder(path, overwrite=True) as folder:
+            pass
+    remove_leftovers(tmp_path)
+    assert [item.name for item in tmp_path.iterdir()] in ([], ["tuned"])
+
+
+def test_digests_tell_any_change(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_bytes(b"")
+    assert damage(tmp_path) == "digests.json is missing"
+    write_digests(tmp_path)
+    assert damage(tmp_path) is None
+    (tmp_path / "b" / "c").write_bytes(b"x")
+    assert damage(tmp_path) == "b/c is not what was written"
+    (tmp_path / "b" / "c").unlink()
+    assert damage(tmp_path) == "c is missing"
+    (tmp_path / "digests.json").write_text("[1]")
+    assert damage(tmp_path) == "digests.json is not what was written"
