@@ -103,8 +103,9 @@ def _convert(folder: Path, out: Path, quantization: str, digest: str) -> None:
     from ctranslate2.converters import TransformersConverter
 
     model = load_model(str(folder))
-    if (start := model.generation_config.decoder_start_token_id) is not None:
-        model.config.decoder_start_token_id = start
+    for name in ("decoder_start_token_id", "eos_token_id"):
+        if (index := getattr(model.generation_config, name)) is not None:
+            setattr(model.config, name, index)
     for side in (model.get_encoder(), model.get_decoder()):
         positions, pad = side.embed_positions, side.embed_positions.padding_idx
         rows = max(POSITIONS, positions.weights.shape[0])  # transformers makes more when it needs them

@@ -148,7 +148,7 @@ def open_engine(path: Path, engine: str = "auto", quantization: str = "float32")
         return CTranslate2Engine(conversion, quantization), tokenizer
 
 
-def _to_the_end(ids: list[int], end: int | Sequence[int]) -> list[int]:
+def _to_the_end(ids: list[int], end: int | Sequence[int] | None) -> list[int]:
     """Return the ids up to the first end mark: `generate` fills up with padding or with end marks."""
-    ends = {end} if isinstance(end, int) else set(end)
+    ends = {end} if isinstance(end, int) else set(end or ())
     return ids[: next((place for place, index in enumerate(ids, start=1) if index in ends), None)]
