@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metanmt.comparison import execute, tables
-from metanmt.comparison.plan import Plan, load_compare, make_plan
+from metanmt.comparison.plan import Plan, load_compare, make_plan, to_toml
 from metanmt.report import table
 from metanmt.runtime import write_json, write_text
 
@@ -15,12 +17,20 @@ from metanmt.runtime import write_json, write_text
 def run(file: Path, out: Path) -> dict[str, Any]:
     """Run what is missing of a comparison and return its tables as values; they are also written below `out`.
 
+    Beside the tables stand the comparison with every key written out (`comparison.toml`), the command, and where the
+    data lies, seen from `out`.
+
     Args:
         file: the comparison, or the name of a shipped one.
         out: its folder; the same call goes on after an interruption.
     """
-    plan, _ = execute.run(load_compare(file), out)
-    found = tables.collect(plan, out)
+    plan, store = execute.run(load_compare(file), out)
+    found = {
+        **tables.collect(plan, out),
+        "command": shlex.join(["metanmt", "compare", str(file), "--out", str(out)]),
+        "data": Path(os.path.relpath(store.folder.resolve(), out.resolve())).as_posix(),
+    }
+    write_text(out / "comparison.toml", to_toml(plan.compare))
     write_json(out / "comparison.json", found)
     write_text(out / "comparison.md", tables.format_comparison(found) + "\n")
     write_text(out / "comparison.csv", tables.as_csv(found))

@@ -130,6 +130,21 @@ def load_compare(path: Path) -> CompareConfig:
     return build(CompareConfig, values, where=str(found))
 
 
+def to_toml(compare: CompareConfig) -> str:
+    """Return a comparison as TOML text, every key written out."""
+    values = asdict(compare)
+    arms = values.pop("arms")
+    lines = [_line(key, value) for key, value in values.items()]
+    for name, arm in arms.items():
+        lines += ["", f"[arms.{json.dumps(name, ensure_ascii=False)}]"]
+        lines += [_line(key, value) for key, value in arm.items() if value]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: Any) -> str:
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}"
+
+
 def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
     """Return the arms resolved, after checking that they are compared fairly.
 

@@ -76,10 +76,13 @@ def test_the_cost_is_equal_and_stated(finished: tuple[dict[str, Any], Path]) -> 
         assert part in text
 
 
-def test_the_files_beside_it(finished: tuple[dict[str, Any], Path]) -> None:
+def test_the_files_beside_it(finished: tuple[dict[str, Any], Path], file: Path, data: Path) -> None:
     found, out = finished
     assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == found
     assert (out / "comparison.md").read_text(encoding="utf-8") == format_comparison(found) + "\n"
+    assert load_compare(out / "comparison.toml") == load_compare(file)
+    assert (out / found["data"]).resolve() == data.resolve()
+    assert found["command"] == f"metanmt compare {file} --out {out}"
     with (out / "comparison.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 5 * 2 * 2  # groups, metrics, the pair and the mean
