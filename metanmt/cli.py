@@ -257,6 +257,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _compare_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("comparison", type=Path, metavar="COMPARE.toml", help="the comparison, or a shipped name")
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="its folder; what is done is skipped")
+    sub.add_argument("--data", type=Path, metavar="DATA", help="a prepared folder, instead of what the file says")
+    sub.add_argument("--root", type=Path, metavar="FOLDER", help="where the text of the file's collection lies")
     sub.add_argument("--dry-run", action="store_true", help="print what would be run, and its estimated cost")
     sub.add_argument("--json", action="store_true", help="print the tables as JSON")
 
@@ -265,10 +267,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     from metanmt.comparison import compare
     from metanmt.comparison.tables import format_comparison
 
+    places = {"data": arguments.data, "root": arguments.root}
     if arguments.dry_run:
-        print(compare.dry_run(arguments.comparison, arguments.out))
+        print(compare.dry_run(arguments.comparison, arguments.out, **places))
         return
-    found = compare.run(arguments.comparison, arguments.out)
+    found = compare.run(arguments.comparison, arguments.out, **places)
     if arguments.json:
         _print_json(found)
     else:

@@ -84,7 +84,8 @@ examples:
 examples:
   metanmt compare cldr --out comparison                                      four learners on the embedded corpus
   metanmt compare cldr --out comparison --dry-run                            what would be run, and its cost
-  metanmt compare my.toml --out comparison --json > comparison.json
+  metanmt compare europe --root ~/text/europe --out europe                   real text, which is not shipped
+  metanmt compare my.toml --data data --out comparison --json > comparison.json
 
 The same command goes on after any interruption and skips what is done; it writes comparison.md, .csv and .json.
 
