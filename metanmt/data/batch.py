@@ -16,6 +16,7 @@ from metanmt.data.store import Bitext
 
 Indices = NDArray[np.int64]
 BLOCKS = 64
+TOO_LARGE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -127,24 +128,30 @@ def _cuts(source: Indices, target: Indices, micro_tokens: int, pass_tokens: int)
     longest = np.maximum(source, target)
     rows = max(1, min(len(source) // BLOCKS, micro_tokens // max(1, int(longest.max(initial=0)))))
     edges = np.append(np.arange(0, len(source), rows), len(source))
-    widest_source, widest_target = (
-        np.maximum.reduceat(side, edges[:-1]) if len(side) else side for side in (source, target)
+    blocks = len(edges) - 1
+    if not blocks:
+        return 0, [0]
+    width = np.maximum.reduceat(longest, edges[:-1])
+    reach = min(blocks, int(micro_tokens // max(1, width.min()) // rows) + 1)
+    ahead = np.arange(blocks)[:, None] + np.arange(reach)
+    inside = np.minimum(ahead, blocks - 1)
+    wide_source, wide_target = (
+        np.maximum.accumulate(np.maximum.reduceat(side, edges[:-1])[inside], axis=1) for side in (source, target)
     )
-    reach = micro_tokens // np.maximum(1, np.maximum(widest_source, widest_target)) // rows + 1
-    costs, following = np.zeros(len(edges), dtype=np.int64), np.zeros(len(edges), dtype=np.int64)
-    for block in range(len(edges) - 2, -1, -1):
-        ahead = slice(block, block + int(reach[block]))
-        wide_source = np.maximum.accumulate(widest_source[ahead])
-        wide_target = np.maximum.accumulate(widest_target[ahead])
-        height = edges[block + 1 : block + 1 + len(wide_source)] - edges[block]
-        total = height * (wide_source + wide_target) + costs[block + 1 : block + 1 + len(height)]
-        total[1:][(height * np.maximum(wide_source, wide_target) > micro_tokens)[1:]] = np.iinfo(np.int64).max
+    height = edges[inside + 1] - edges[:-1, None]
+    area = height * (wide_source + wide_target) + pass_tokens
+    too_large = (height * np.maximum(wide_source, wide_target) > micro_tokens) | (ahead >= blocks)
+    too_large[:, 0] = False
+    area[too_large] = TOO_LARGE
+    costs, following = np.zeros(blocks + 1 + reach, dtype=np.int64), [0] * blocks
+    for block in range(blocks - 1, -1, -1):
+        total = area[block] + costs[block + 1 : block + 1 + reach]
         chosen = int(total.argmin())
-        costs[block], following[block] = total[chosen] + pass_tokens, block + 1 + chosen
+        costs[block], following[block] = total[chosen], block + 1 + chosen
     places = [0]
-    while places[-1] < len(edges) - 1:
-        places.append(int(following[places[-1]]))
-    return int(costs[0]), [int(edges[place]) for place in places]
+    while places[-1] < blocks:
+        places.append(following[places[-1]])
+    return int(costs[0]), edges[places].tolist()
 
 
 def deal(bitext: Bitext, indices: Indices, hands: int, rng: np.random.Generator) -> list[Indices]:
