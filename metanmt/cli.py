@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         ("translate", _translate_arguments, _translate),
         ("evaluate", _evaluate_arguments, _evaluate),
         ("compare", _compare_arguments, _compare),
+        ("analyze", _analyze_arguments, _analyze),
         ("demo", _demo_arguments, _demo),
     ):
         summary, epilog = help_texts.COMMANDS[name]
@@ -276,6 +277,41 @@ def _compare(arguments: argparse.Namespace) -> None:
         _print_json(found)
     else:
         print(format_comparison(found))
+
+
+def _analyze_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--init", type=Path, required=True, metavar="RUN", help="what was adapted, a run or checkpoint")
+    sub.add_argument("--model", type=Path, required=True, metavar="TUNED", help="what it became")
+    sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
+    _pair_argument(sub)
+    sub.add_argument(
+        "--split", default="dev", metavar="NAME", help="set whose sentences are represented (default: dev)"
+    )
+    sub.add_argument("--sentences", type=int, default=200, metavar="N", help="how many of it at most (default: 200)")
+    sub.add_argument("--json", action="store_true", help="print the layers as JSON")
+
+
+def _analyze(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import analyze
+    from metanmt.report import table
+
+    facts = analyze.run(
+        arguments.init,
+        arguments.model,
+        arguments.data,
+        arguments.pair,
+        split=arguments.split,
+        sentences=arguments.sentences,
+    )
+    if arguments.json:
+        _print_json(facts)
+        return
+    figures = [[layer["layer"], *(_figure(layer[key]) for key in ("movement", "cka"))] for layer in facts["layers"]]
+    print(table(["layer", "weights moved, relative", "similarity (linear CKA)"], figures))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _demo_arguments(sub: argparse.ArgumentParser) -> None:

@@ -109,6 +109,14 @@ a comparison file (TOML):
   checkpoint = "runs/best"                 a run or checkpoint that is there already
 """,
     ),
+    "analyze": (
+        "Show which layers an adaptation moved and which representations it left alone: learning, or reuse.",
+        """\
+examples:
+  metanmt analyze --init run --model tuned --data data --pair fi-en
+  metanmt analyze --init run-joint --model tuned-joint --data data --pair fi-en --split test --json
+""",
+    ),
     "demo": (
         "Run the whole road on the embedded corpus and end in a table; every step prints the command that does it.",
         """\

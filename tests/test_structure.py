@@ -25,7 +25,7 @@ LAYERS = (
     {"data"},
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
-COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare")
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare", "analyze")
 HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2")
 
 

@@ -1,0 +1,86 @@
+"""What an adaptation changed: how far the weights of each layer moved, and whether its representations stayed.
+
+Rapid learning moves the body of a network, feature reuse only its head (Raghu et al. 2020, "Rapid Learning or Feature
+Reuse? Towards Understanding the Effectiveness of MAML"). The same two measures are taken here of a translation model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from metanmt.data.batch import MicroBatch
+from metanmt.nmt.loss import decoder_input
+
+EMBEDDINGS = "embeddings"
+
+
+def layer_of(name: str) -> str:
+    """Return the layer that a parameter belongs to: "embeddings", "encoder 1" and so on from 1, "encoder norm"."""
+    if found := re.search(r"(encoder|decoder)\.(?:layers|block)\.(\d+)\.", name):
+        return f"{found[1]} {int(found[2]) + 1}"
+    if found := re.search(r"(encoder|decoder)\..*norm", name):
+        return f"{found[1]} norm"
+    return EMBEDDINGS
+
+
+def relative_movement(before: nn.Module, after: nn.Module) -> dict[str, float]:
+    """Return the distance that each layer's weights moved, over their norm before.
+
+    Args:
+        before, after: the same architecture; tied weights count once, as embeddings.
+    """
+    moved: dict[str, float] = {}
+    norms: dict[str, float] = {}
+    new = dict(after.named_parameters())
+    for name, old in before.named_parameters():
+        layer = layer_of(name)
+        moved[layer] = moved.get(layer, 0.0) + float((new[name].detach() - old.detach()).double().square().sum())
+        norms[layer] = norms.get(layer, 0.0) + float(old.detach().double().square().sum())
+    return {layer: (moved[layer] / norms[layer]) ** 0.5 if norms[layer] else 0.0 for layer in moved}
+
+
+@torch.inference_mode()
+def representations(model: PreTrainedModel, batches: Iterable[MicroBatch]) -> dict[str, Tensor]:
+    """Return what each layer puts out at the tokens of some sentences, (N, D), padding left out.
+
+    Args:
+        model: in evaluation mode.
+        batches: sentence pairs; the decoder reads the references.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        batch = batch.to(model.device)
+        found = model(
+            input_ids=batch.source,
+            attention_mask=batch.source_mask,
+            decoder_input_ids=decoder_input(batch.labels, model.config, batch.pad_id),
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        for side, states, tokens in (
+            ("encoder", found.encoder_hidden_states, batch.source != batch.pad_id),
+            ("decoder", found.decoder_hidden_states, batch.labels != batch.pad_id),
+        ):
+            for number, state in enumerate(states):
+                name = f"{side} {number}" if number else f"{side} input"
+                parts.setdefault(name, []).append(state[tokens].float().cpu())
+    return {name: torch.cat(pieces) for name, pieces in parts.items()}
+
+
+def linear_cka(one: Tensor, other: Tensor) -> float:
+    """Return the linear centred kernel alignment of two sets of representations, 0 to 1.
+
+    It does not change when either is rotated or scaled (Kornblith et al. 2019, "Similarity of Neural Network
+    Representations Revisited").
+
+    Args:
+        one, other: representations of the same N tokens, (N, D) each.
+    """
+    x, y = (values.double() - values.double().mean(dim=0) for values in (one, other))
+    norms = float((x.T @ x).norm() * (y.T @ y).norm())
+    return float((y.T @ x).square().sum()) / norms if norms else 1.0

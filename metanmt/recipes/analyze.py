@@ -1,0 +1,71 @@
+"""`metanmt analyze`: which layers an adaptation moved, and which representations it left as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metanmt.data.batch import make_batch
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
+from metanmt.errors import CheckpointError, UsageError
+from metanmt.nmt.analysis import EMBEDDINGS, linear_cka, relative_movement, representations
+from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint
+from metanmt.runtime import device, versions
+
+MICRO_TOKENS = 2_000
+
+
+def run(
+    before: Path, after: Path, data: Path, pair_name: str, *, split: str = "dev", sentences: int = 200
+) -> dict[str, Any]:
+    """Return, layer by layer, the relative movement of the weights and the linear CKA of the representations.
+
+    Args:
+        before: the initialisation, a run or checkpoint.
+        after: what it was adapted to.
+        data: the prepared data folder.
+        pair_name: such as "fi-en"; its sentences are represented.
+        split: which set of the pair.
+        sentences: how many of it at most.
+    """
+    if sentences < 1:
+        raise UsageError("No sentences cannot be represented.", "Give --sentences a positive number.")
+    pair, store = Pair.parse(pair_name), TokenStore.open(data)
+    bitext = store.bitext(pair, split).head(sentences)
+    models = []
+    for path in (before, after):
+        model, tokenizer = load_checkpoint(path)
+        check_tokenizer(tokenizer, store.digest, str(path), data)
+        models.append(model.to(device()))
+    shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in models]
+    if shapes[0] != shapes[1]:
+        raise CheckpointError(
+            f"{after} is not an adaptation of {before}: their shapes differ.",
+            "Give the run or checkpoint that it was fine-tuned from as --init.",
+        )
+    batch = make_batch(bitext, np.arange(len(bitext)), MICRO_TOKENS, tokenizer.pad_id)
+    states = [representations(model, batch) for model in models]
+    similarity = {name: linear_cka(values, states[1][name]) for name, values in states[0].items()}
+    movement = relative_movement(models[0], models[1])
+    names = [EMBEDDINGS, *sorted((name for name in {*movement, *similarity} - {EMBEDDINGS}), key=_place)]
+    return {
+        "init": str(before),
+        "model": str(after),
+        "pair": pair_name,
+        "set": split,
+        "sentences": len(bitext),
+        "layers": [
+            {"layer": name, "movement": movement.get(name), "cka": similarity.get(name)}
+            for name in names
+            if name in movement or name in similarity
+        ],
+        "versions": versions(),
+    }
+
+
+def _place(name: str) -> tuple[int, int]:
+    side, _, layer = name.partition(" ")
+    return side == "decoder", {"input": 0, "norm": 1_000}.get(layer) or int(layer.isdecimal() and layer)
