@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         ("translate", _translate_arguments, _translate),
         ("evaluate", _evaluate_arguments, _evaluate),
         ("compare", _compare_arguments, _compare),
+        ("report", _report_arguments, _report),
         ("demo", _demo_arguments, _demo),
     ):
         summary, epilog = help_texts.COMMANDS[name]
@@ -267,6 +268,20 @@ def _compare(arguments: argparse.Namespace) -> None:
         _print_json(found)
     else:
         print(format_comparison(found))
+
+
+def _report_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a folder that metanmt compare wrote")
+    sub.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="(default: report.html)")
+    sub.add_argument("--budget", type=int, metavar="WORDS", help="whose translations it shows (default: the largest)")
+    sub.add_argument("--sentences", type=int, default=60, metavar="N", help="of each test set, at most (default: 60)")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from metanmt.pages import page
+
+    size = page.write(arguments.folders, arguments.out, budget=arguments.budget, sentences=arguments.sentences)
+    print(f"{arguments.out}: {size / 2**10:,.0f} KiB")
 
 
 def _demo_arguments(sub: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"demo"},
+    {"pages"},
     {"comparison"},
     {"recipes"},
     {"meta"},
@@ -25,8 +26,8 @@ LAYERS = (
     {"data"},
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
-COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare")
-HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel")
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare", "report")
+HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "jinja2")
 
 
 def name_of(path: Path) -> str:
