@@ -157,7 +157,8 @@ class _Frame:
                 free = x + half + 4
         parts.append(f'<path class="floor" d="M{LEFT:g} {floor:g}H{self.right:.1f}"/>')
         parts.append(
-            f'<text class="axis-title" x="{middle:.1f}" y="{HEIGHT - 8:g}" text-anchor="middle">{escape(x_title)}</text>'
+            f'<text class="axis-title" x="{middle:.1f}" y="{HEIGHT - 8:g}" text-anchor="middle">'
+            f"{escape(x_title)}</text>"
         )
         centre = (TOP + floor) / 2
         parts.append(
@@ -179,7 +180,9 @@ def _path(line: Line, frame: _Frame) -> str:
 
 def _band(line: Line, frame: _Frame) -> str:
     over = [(frame.x(x), frame.y(y + s)) for (x, y), s in zip(line.points, line.spread, strict=True)]
-    under = [(frame.x(x), frame.y(max(y - s, frame.y_ticks[0]))) for (x, y), s in zip(line.points, line.spread, strict=True)]
+    under = [
+        (frame.x(x), frame.y(max(y - s, frame.y_ticks[0]))) for (x, y), s in zip(line.points, line.spread, strict=True)
+    ]
     outline = "L".join(f"{x:.1f} {y:.1f}" for x, y in [*over, *reversed(under)])
     whiskers = "".join(
         f"M{x:.1f} {top:.1f}V{bottom:.1f}M{x - 3:.1f} {top:.1f}h6M{x - 3:.1f} {bottom:.1f}h6"
@@ -231,5 +234,7 @@ def _labels(lines: Sequence[Line], frame: _Frame) -> list[str]:
         x = frame.x(line.points[-1][0])
         colour = f"c{line.style % COLOURS}"
         parts.append(f'<path class="leader {colour}" d="M{x + 6:.1f} {end:.1f}L{frame.right + 4:.1f} {height:.1f}"/>')
-        parts.append(f'<text class="label {colour}" x="{frame.right + 7:.1f}" y="{height + 4:.1f}">{escape(text)}</text>')
+        parts.append(
+            f'<text class="label {colour}" x="{frame.right + 7:.1f}" y="{height + 4:.1f}">{escape(text)}</text>'
+        )
     return parts

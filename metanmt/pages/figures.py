@@ -76,8 +76,8 @@ def learning_charts(comparison: Comparison, key: str) -> list[tuple[str, Markup]
     charts = []
     for number, (title, unit, path) in enumerate(wanted):
         scored = len(path) > 1
-        lines = [Line(arm, styles[arm], _curve(log, path), marked=scored) for arm, log in logs.items()]
-        if drawing := line_chart(f"{key}-learning-{number}", f"{title} against target tokens", lines, axis, unit):
+        curves = [Line(arm, styles[arm], _curve(log, path), marked=scored) for arm, log in logs.items()]
+        if drawing := line_chart(f"{key}-learning-{number}", f"{title} against target tokens", curves, axis, unit):
             charts.append((title, drawing))
     return charts
 

@@ -15,6 +15,11 @@ def significant(lead: dict[str, float]) -> int:
     return (lead["low"] > 0) - (lead["high"] < 0)
 
 
+def signed(value: float) -> str:
+    """Return a difference with its sign, to one decimal."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
 def finding(comparison: Comparison) -> list[str]:
     """Return the finding as sentences: the largest budget first, then the others, then what limits it."""
     budgets = [budget for budget in reversed(comparison.budgets) if _scored(comparison, budget)]
@@ -70,11 +75,11 @@ def _at_budget(comparison: Comparison, budget: int) -> str:
 
 def _against(lead: dict[str, float], other: str, comparison: Comparison) -> str:
     value = lead["value"]
-    side = "above" if value >= 0 else "below"
+    side = f"{abs(value):.1f} points {'above' if value > 0 else 'below'}" if abs(value) >= 0.05 else "level with"
     words = "a significant difference" if significant(lead) else "not a significant difference"
     level = f"{comparison.found['confidence']:.0%}"
-    interval = f"{level} interval {lead['low']:+.1f} to {lead['high']:+.1f}"
-    return f"{abs(value):.1f} points {side} {other} ({interval}): {words}."
+    interval = f"{level} interval {signed(lead['low'])} to {signed(lead['high'])}"
+    return f"{side} {other} ({interval}): {words}."
 
 
 def _in_short(comparison: Comparison, budget: int) -> str:
@@ -84,11 +89,11 @@ def _in_short(comparison: Comparison, budget: int) -> str:
     lead = row["lead"].get(LEADING_METRIC)
     if lead:
         sure = "significant" if significant(lead[MEAN]) else "not significant"
-        text += f", {lead[MEAN]['value']:+.1f} against {comparison.found['baseline']} ({sure})"
+        text += f", {signed(lead[MEAN]['value'])} against {comparison.found['baseline']} ({sure})"
     elif len(scored) > 1 and scored[1][2]["lead"].get(LEADING_METRIC):
         next_lead = scored[1][2]["lead"][LEADING_METRIC][MEAN]
         sure = "significant" if significant(next_lead) else "not significant"
-        text += f"; the next, {_named(scored[1][1], budget)}, stands {next_lead['value']:+.1f} from it ({sure})"
+        text += f"; the next, {_named(scored[1][1], budget)}, stands {signed(next_lead['value'])} from it ({sure})"
     return text + "."
 
 
@@ -100,7 +105,8 @@ def _limits(comparison: Comparison) -> list[str]:
     limits = []
     if best < 1:
         limits.append(
-            f"No {METRICS['bleu']} reaches 1 ({best:.2f} at best): none of these translate usefully, and a lead says little."
+            f"No {METRICS['bleu']} reaches 1 ({best:.2f} at best): none of these translate usefully, "
+            "and a lead says little."
         )
     if len(found["draws"]) < 3:
         limits.append(f"There are only {len(found['draws'])} support draws, so the spread over draws is poorly known.")

@@ -14,7 +14,7 @@ from metanmt import __version__
 from metanmt.errors import UsageError
 from metanmt.pages import figures
 from metanmt.pages.charts import COLOURS, swatch
-from metanmt.pages.finding import finding, significant, words_of
+from metanmt.pages.finding import finding, signed, significant, words_of
 from metanmt.pages.reading import MEAN, METRICS, Comparison, digest, open_comparison, read_json
 from metanmt.pages.translations import side_by_side
 from metanmt.runlog import duration, say
@@ -49,7 +49,7 @@ def render(comparisons: Sequence[Comparison], *, budget: int | None = None, sent
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "mebibytes": lambda count: f"{count / 2**20:,.0f}"}
+    environment.filters |= {"duration": duration, "signed": signed, "mebibytes": lambda count: f"{count / 2**20:,.0f}"}
     environment.globals |= {"swatch": swatch, "significant": significant, "words_of": words_of}
     environment.globals |= {"METRICS": METRICS, "MEAN": MEAN, "COLOURS": COLOURS}
     script = (HERE / "report.js").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
         "found": found,
         "finding": finding(comparison),
         "legend": [(system.label, system.style) for system in comparison.systems],
-        "styles": figures.arm_styles(comparison),
+        "learners": [item for item in figures.arm_styles(comparison).items() if comparison.metrics(item[0])],
         "tables": _tables(comparison),
         "budget_charts": figures.budget_charts(comparison, key),
         "learning_charts": figures.learning_charts(comparison, key),

@@ -1,4 +1,4 @@
-"""The folder of a finished comparison, read for a page; nothing of it is computed anew but what the tables leave out."""
+"""The folder of a finished comparison, read for a page; nothing is computed anew but what the tables leave out."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def side_by_side(comparison: Comparison, budget: int, most: int) -> list[Transla
     found = []
     for pair in comparison.pairs:
         text = comparison.text(pair)
-        paths = {system: path for system in _systems(comparison, budget) if (path := comparison.path(system, pair, budget))}
+        paths = {
+            system: path for system in _systems(comparison, budget) if (path := comparison.path(system, pair, budget))
+        }
         if text is None or not paths:
             continue
         sources, references = text

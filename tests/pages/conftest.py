@@ -17,9 +17,9 @@ PAIRS = {"fi-en": "fi", "he-en": "he"}
 BUDGETS, DRAWS, SENTENCES = (0, 500, 2_000), (1, 2, 3), 70
 ATTACK = '<script>alert("x")</script> <img src=x onerror=alert(1)> & "quoted"'
 WORDS = {
-    "fi": "talo koira kissa juoksee nukkuu punainen vihreä kolme seitsemän vuotta".split(),
-    "he": "בית כלב חתול רץ ישן אדום ירוק שלוש שבע שנים".split(),
-    "en": "house dog cat runs sleeps red green three seven years".split(),
+    "fi": ["talo", "koira", "kissa", "juoksee", "nukkuu", "punainen", "vihreä", "kolme", "seitsemän", "vuotta"],
+    "he": ["בית", "כלב", "חתול", "רץ", "ישן", "אדום", "ירוק", "שלוש", "שבע", "שנים"],
+    "en": ["house", "dog", "cat", "runs", "sleeps", "red", "green", "three", "seven", "years"],
 }
 VERSIONS = {"python": "3.11.7", "metanmt": "0.1.0", "sacrebleu": "2.6.0"}
 
@@ -82,10 +82,14 @@ def write_comparison(out: Path) -> dict[str, Any]:
     for arm in ARMS:
         for budget in BUDGETS[arm == "none" :]:
             row: dict[str, Any] = {"arm": arm, "budget": budget, "update": "all" if budget else "none", "lead": {}}
-            drawn = {pair: [write_result(out, row, pair, draw) for draw in (DRAWS if budget else (0,))] for pair in PAIRS}
+            drawn = {
+                pair: [write_result(out, row, pair, draw) for draw in (DRAWS if budget else (0,))] for pair in PAIRS
+            }
             row["scores"] = {}
             for metric in ("bleu", "chrf"):
-                spread = {p: mean_and_deviation([item[metric]["score"] for item in found]) for p, found in drawn.items()}
+                spread = {
+                    p: mean_and_deviation([item[metric]["score"] for item in found]) for p, found in drawn.items()
+                }
                 row["scores"][metric] = {pair: {"mean": mean, "sd": sd} for pair, (mean, sd) in spread.items()}
                 row["scores"][metric]["mean"] = {"mean": sum(m for m, _ in spread.values()) / len(PAIRS), "sd": None}
             cost = {"sentences": 40, "updates": 90, "target_tokens": 12_345, "peak_memory_bytes": 2**30}
@@ -95,13 +99,21 @@ def write_comparison(out: Path) -> dict[str, Any]:
         base = next((b for b in rows if (b["arm"], b["budget"]) == ("joint", row["budget"])), None)
         if base and row is not base:
             for metric, by_place in row["scores"].items():
-                leads = {place: item["mean"] - base["scores"][metric][place]["mean"] for place, item in by_place.items()}
+                leads = {
+                    place: item["mean"] - base["scores"][metric][place]["mean"] for place, item in by_place.items()
+                }
                 row["lead"][metric] = {
                     place: {"value": value, "low": value - 2, "high": value + 2, "p_value": 0.01}
                     for place, value in leads.items()
                 }
     cost = {"processes": 1, "steps": 300, "target_tokens": 1_020_000, "gradient_computations": 600}
-    spent = {**cost, "elapsed_seconds": 3_725.0, "peak_memory_bytes": 2**30, "best_step": 300, "best_meta_dev_loss": -2.1}
+    spent = {
+        **cost,
+        "elapsed_seconds": 3_725.0,
+        "peak_memory_bytes": 2**30,
+        "best_step": 300,
+        "best_meta_dev_loss": -2.1,
+    }
     trained = [arm for arm in ARMS if arm != "none"]
     for arm in trained:
         write_run(out / "runs" / arm, arm)
