@@ -17,7 +17,7 @@ COLOURS = 6
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "plus", "down")
 LABEL_HEIGHT = 13.0
-LETTER_WIDTH, LONGEST_LABEL = 6.3, 16
+LETTER_WIDTH, LONGEST_LABEL = 7.4, 16
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def line_chart(key: str, title: str, lines: Sequence[Line], x: Axis, y_title: st
         key: an identifier, unique on the page.
         title: what it shows, for a reader who cannot see it.
         lines: what is drawn; those without points are left out.
-        x: the horizontal axis; without ticks they are chosen.
+        x: the horizontal axis; without ticks it starts at 0 and they are chosen.
         y_title: title of the vertical axis, with the unit.
     """
     drawn = [line for line in lines if line.points]
@@ -127,7 +127,8 @@ class _Frame:
             low = 0.0
         if min(y for line in lines for _, y in line.points) >= 0:
             low = max(low, 0.0)
-        ticks = x.ticks or [(value, short_number(value)) for value in nice_ticks(min(values), max(values), 4)]
+        round_values = [value for value in nice_ticks(0, max(values), 4) if value <= max(values)]
+        ticks = x.ticks or [(value, short_number(value)) for value in round_values]
         ends = [x.scale(value) for value in (*values, *(value for value, _ in ticks))]
         longest = max(min(len(line.label), LONGEST_LABEL) for line in lines)
         span = (min(ends), max(ends) if max(ends) > min(ends) else min(ends) + 1)

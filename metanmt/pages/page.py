@@ -22,6 +22,8 @@ from metanmt.runtime import write_text
 
 HERE = Path(__file__).parent
 SENTENCES = 60
+PRINTED = 12
+"""Sentences of a pair on paper; the style sheet hides the others."""
 
 
 def write(folders: Sequence[Path], out: Path, *, budget: int | None = None, sentences: int = SENTENCES) -> int:
@@ -35,6 +37,8 @@ def write(folders: Sequence[Path], out: Path, *, budget: int | None = None, sent
     """
     if out.is_dir():
         raise UsageError(f"{out} is a folder.", "Give the name of a file: --out report.html.")
+    if sentences < 1:
+        raise UsageError(f"{sentences} sentences cannot be shown.", "Give --sentences at least 1.")
     page = render([open_comparison(folder) for folder in folders], budget=budget, sentences=sentences)
     write_text(out, page)
     return len(page.encode())
@@ -51,7 +55,7 @@ def render(comparisons: Sequence[Comparison], *, budget: int | None = None, sent
     )
     environment.filters |= {"duration": duration, "signed": signed, "mebibytes": lambda count: f"{count / 2**20:,.0f}"}
     environment.globals |= {"swatch": swatch, "significant": significant, "words_of": words_of}
-    environment.globals |= {"METRICS": METRICS, "MEAN": MEAN, "COLOURS": COLOURS}
+    environment.globals |= {"METRICS": METRICS, "MEAN": MEAN, "COLOURS": COLOURS, "PRINTED": PRINTED}
     script = (HERE / "report.js").read_text(encoding="utf-8")
     parts = [_facts(item, f"c{number + 1}", budget, sentences) for number, item in enumerate(comparisons)]
     return environment.get_template("report.html.jinja").render(
@@ -100,7 +104,7 @@ def _tables(comparison: Comparison) -> list[dict[str, Any]]:
     for budget, update in sorted({(row["budget"], row["update"]) for row in found["rows"]}):
         rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]
         for metric, name in METRICS.items():
-            places = [*found["pairs"], *([MEAN] if len(found["pairs"]) > 1 else [])]
+            places = [*([MEAN] if len(found["pairs"]) > 1 else []), *found["pairs"]]
             best = {place: max(row["scores"][metric][place]["mean"] for row in rows) for place in places}
             moves = "" if update in ("all", "none") else f", {update} moving"
             title = f"{name}, {words_of(budget)}{moves}"
