@@ -17,6 +17,7 @@ pair that has almost no text, measure BLEU.
   metanmt evaluate --model tuned --data data --pair fi-en           BLEU with its signature
   metanmt translate --model tuned --pair fi-en < in.fi > out.en
   metanmt compare cldr --out comparison                             learners at equal cost, with intervals
+  metanmt report comparison --out report.html                       all of it as one page to send
 """
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -115,6 +116,15 @@ a comparison file (TOML):
 examples:
   metanmt analyze --init run --model tuned --data data --pair fi-en
   metanmt analyze --init run-joint --model tuned-joint --data data --pair fi-en --split test --json
+""",
+    ),
+    "report": (
+        "Write comparisons as one HTML page that needs nothing beside it: tables, curves, translations, costs.",
+        """\
+examples:
+  metanmt report comparison --out report.html
+  metanmt report comparison-1 comparison-2 --out both.html                   several on one page
+  metanmt report comparison --budget 500 --sentences 20                      other translations side by side
 """,
     ),
     "demo": (

@@ -21,7 +21,12 @@ def say(message: str) -> None:
     """Print a line for a person to stderr; stdout is kept for results. Inside `one_display` it is a note."""
     if _display is not None:
         _display.note = message.strip().splitlines()[-1] if message.strip() else _display.note
-    elif speaks():
+    else:
+        _print(message)
+
+
+def _print(message: str) -> None:
+    if speaks():
         print(message, file=sys.stderr, flush=True)
 
 
@@ -94,7 +99,7 @@ class Progress:
             self._bar.update(units)
         elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
-            say(self._line())
+            _print(self._line())
 
     def _line(self) -> str:
         rate = (self.done - self.initial) / max(time.monotonic() - self._started, 1e-9)

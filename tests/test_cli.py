@@ -9,7 +9,7 @@ import pytest
 
 from metanmt.cli import main
 
-COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo")
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,7 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"demo"},
+    {"pages"},
     {"comparison"},
     {"recipes"},
     {"meta"},
@@ -25,8 +27,8 @@ LAYERS = (
     {"data"},
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
-COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare", "analyze")
-HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2")
+COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare", "analyze", "report")
+HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2", "jinja2")
 
 
 def name_of(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from metanmt.cli import main
 from metanmt.comparison import compare, execute
 from metanmt.comparison.plan import load_compare, make_plan
 from metanmt.comparison.tables import format_comparison
@@ -87,6 +88,16 @@ def test_the_files_beside_it(finished: tuple[dict[str, Any], Path], file: Path, 
         rows = list(csv.DictReader(lines))
     assert len(rows) == 5 * 2 * 2  # groups, metrics, the pair and the mean
     assert all(row["signature"] for row in rows)
+
+
+def test_it_becomes_a_page(finished: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    found, out = finished
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for row in found["rows"]:
+        assert f'<data value="{row["scores"]["chrf"]["fi-en"]["mean"]}">' in page
+    assert page.count("data-number=") == 30
+    assert found["signatures"]["chrf"] in page
 
 
 def test_a_finished_comparison_is_not_run_again(

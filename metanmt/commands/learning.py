@@ -1,0 +1,136 @@
+"""From text to an adapted model: prepare, meta-train, fine-tune."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from metanmt.commands.shared import items, pair_argument, print_json, set_argument, show
+from metanmt.config import Config, build, load_config, override
+from metanmt.runlog import duration, say
+
+
+def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("manifest", type=Path, metavar="CORPUS.toml", help="the collection's manifest, or a shipped name")
+    sub.add_argument("--out", type=Path, required=True, metavar="DATA", help="the data folder to write")
+    sub.add_argument("--root", type=Path, metavar="FOLDER", help="where the manifest's relative paths start")
+    sub.add_argument(
+        "--languages", type=items, default=[], metavar="XX,YY", help="meta-test languages of the embedded corpus"
+    )
+    sub.add_argument(
+        "--overwrite", action="store_true", help="replace an existing data folder, even one that is up to date"
+    )
+    sub.add_argument("--json", action="store_true", help="print the facts as JSON")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import prepare
+    from metanmt.report import table
+
+    facts = prepare.run(
+        arguments.manifest,
+        arguments.out,
+        root=arguments.root,
+        languages=arguments.languages,
+        overwrite=arguments.overwrite,
+    )
+    header, rows = facts.pop("table")
+    if arguments.json:
+        print_json(facts)
+        return
+    print(table(header, rows))
+    sizes = [item["sets"].get("train", {}) for item in facts["pairs"].values()]
+    print(
+        f"{arguments.out}: {sum(size.get('sentences', 0) for size in sizes):,} training pairs, "
+        f"{sum(size.get('target_tokens', 0) for size in sizes):,} target tokens, vocabulary "
+        f"{facts['vocabulary_size']:,}, {duration(facts['elapsed_seconds'])}, "
+        f"{facts['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    )
+
+
+def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", type=Path, metavar="CONFIG.toml", help="a configuration file, or a shipped name: tiny")
+    sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
+    sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    sub.add_argument("--learner", choices=["fomaml", "reptile", "joint"], help="short for --set outer.learner=...")
+    set_argument(sub)
+    sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _meta_train(arguments: argparse.Namespace) -> None:
+    path = arguments.config
+    learner = [f"outer.learner={arguments.learner}"] if arguments.learner else []
+    config = load_config(path, [*arguments.set, *learner])
+    from metanmt.recipes import meta_train
+
+    show(meta_train.run(config, arguments.data, arguments.out, resume=arguments.resume), arguments.json)
+
+
+def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--init", required=True, metavar="RUN", help="a run or checkpoint; none = from scratch")
+    pair_argument(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="TUNED", help="the checkpoint folder to write")
+    sub.add_argument("--data", type=Path, metavar="DATA", help="take the text from a prepared data folder")
+    sub.add_argument("--budget", type=int, metavar="WORDS", help="target words to draw from the training set")
+    sub.add_argument("--train-set", default="train", metavar="NAME", help="set of the data folder (default: train)")
+    sub.add_argument("--dev-set", default="dev", metavar="NAME", help="set of the data folder (default: dev)")
+    sub.add_argument(
+        "--train", type=Path, nargs="+", default=[], metavar="FILE", help="your own text: two files, a TSV or a JSONL"
+    )
+    sub.add_argument("--dev", type=Path, nargs="+", default=[], metavar="FILE", help="your own dev text, likewise")
+    sub.add_argument("--seed", type=int, default=1, help="draw of the budget, order, dropout (default: 1)")
+    sub.add_argument(
+        "--update",
+        choices=["all", "embeddings", "embeddings+encoder"],
+        help="what moves; short for --set fine_tune.update=...",
+    )
+    set_argument(sub)
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint folder")
+    sub.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _fine_tune(arguments: argparse.Namespace) -> None:
+    update = [f"fine_tune.update={arguments.update}"] if arguments.update else []
+    config = build(Config, override({}, [*arguments.set, *update]), where="--set")
+    if arguments.train and arguments.budget is not None:
+        say("--budget draws from your own files too")
+    from metanmt.recipes import fine_tune
+
+    facts = fine_tune.run(
+        arguments.init,
+        arguments.pair,
+        arguments.out,
+        fine_tune.Text(
+            data=arguments.data,
+            train_set=arguments.train_set,
+            dev_set=arguments.dev_set,
+            budget_words=arguments.budget,
+            train_files=arguments.train,
+            dev_files=arguments.dev,
+        ),
+        config.fine_tune,
+        model=replace(config.model, dropout=config.fine_tune.dropout),
+        seed=arguments.seed,
+        precision=config.run.precision,
+        overwrite=arguments.overwrite,
+    )
+    if arguments.json:
+        print_json(facts)
+        return
+    first, best = facts["history"][0], facts["best"]
+    print(
+        f"{arguments.out}: dev chrF++ {first['chrf']:.1f} -> {best['chrf']:.1f}, BLEU {first['bleu']:.1f} -> "
+        f"{best['bleu']:.1f} (greedy) at update {best['update']} of {facts['updates']}, "
+        f"{facts['sentences']:,} pairs, {facts['train_words']:,} words, {duration(facts['elapsed_seconds'])}"
+    )
+    if facts["interrupted"]:
+        raise KeyboardInterrupt(f"Stopped early; the best weights so far are in {arguments.out}.")
+
+
+COMMANDS = (
+    ("prepare", _prepare_arguments, _prepare),
+    ("meta-train", _meta_train_arguments, _meta_train),
+    ("fine-tune", _fine_tune_arguments, _fine_tune),
+)

@@ -1,0 +1,68 @@
+"""What several commands share: arguments, and printing results to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from metanmt.runlog import speaks
+
+
+def pair_argument(sub: argparse.ArgumentParser) -> None:
+    """Add --pair."""
+    sub.add_argument("--pair", required=True, metavar="XX-YY", help="source and target language, such as fi-en")
+
+
+def model_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add what every command has that translates."""
+    sub.add_argument("--model", type=Path, required=True, metavar="TUNED", help="a checkpoint, or a run")
+    pair_argument(sub)
+    sub.add_argument("--beam", type=int, default=5, metavar="N", help="beam size; 1 is greedy (default: 5)")
+    sub.add_argument(
+        "--length-penalty", type=float, default=1.0, metavar="X", help="above 1 favours longer (default: 1)"
+    )
+    sub.add_argument(
+        "--batch-tokens", type=int, default=4000, metavar="N", help="source tokens a batch: memory, not result"
+    )
+    sub.add_argument(
+        "--engine",
+        choices=["auto", "transformers", "ctranslate2"],
+        default="auto",
+        help="what searches; auto (default): the fastest installed that gives the same result",
+    )
+    sub.add_argument(
+        "--quantization",
+        choices=["float32", "int8"],
+        default="float32",
+        help="int8 is smaller and differs a little; with --engine ctranslate2 only (default: float32)",
+    )
+
+
+def set_argument(sub: argparse.ArgumentParser) -> None:
+    """Add --set."""
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting (list below)"
+    )
+
+
+def items(text: str) -> list[str]:
+    """Return the items of a list written with commas."""
+    return [item for item in text.replace(",", " ").split() if item]
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print what a command did: for a person, or as JSON."""
+    if not speaks():
+        return
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        print(f"{key.replace('_', ' '):24} {value:,}" if isinstance(value, (int, float)) else f"{key:24} {value}")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,109 @@
+"""With a model: translate, evaluate, analyze."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from metanmt.commands.shared import model_arguments, pair_argument, print_json
+
+
+def _translate_arguments(sub: argparse.ArgumentParser) -> None:
+    model_arguments(sub)
+
+
+def _translate(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import translate
+
+    translate.run(
+        arguments.model,
+        arguments.pair,
+        beam=arguments.beam,
+        length_penalty=arguments.length_penalty,
+        batch_tokens=arguments.batch_tokens,
+        engine=arguments.engine,
+        quantization=arguments.quantization,
+        lines=sys.stdin.buffer,
+        out=sys.stdout,
+    )
+
+
+def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
+    model_arguments(sub)
+    sub.add_argument("--data", type=Path, metavar="DATA", help="take the test set from a prepared data folder")
+    sub.add_argument("--split", default="test", metavar="NAME", help="set of the data folder (default: test)")
+    sub.add_argument("--source", type=Path, metavar="FILE", help="your own source sentences")
+    sub.add_argument("--reference", type=Path, metavar="FILE", help="your own reference translations")
+    sub.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the interval; 0: none")
+    sub.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where hypotheses and scores go (default: in the model)"
+    )
+    sub.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import evaluate
+    from metanmt.report import format_scores
+
+    facts = evaluate.run(
+        model=arguments.model,
+        pair=arguments.pair,
+        data=arguments.data,
+        split=arguments.split,
+        source=arguments.source,
+        reference=arguments.reference,
+        beam=arguments.beam,
+        length_penalty=arguments.length_penalty,
+        batch_tokens=arguments.batch_tokens,
+        engine=arguments.engine,
+        quantization=arguments.quantization,
+        bootstrap=arguments.bootstrap,
+        out=arguments.out,
+    )
+    if arguments.json:
+        print_json(facts)
+    else:
+        print(format_scores(facts))
+
+
+def _analyze_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--init", type=Path, required=True, metavar="RUN", help="what was adapted, a run or checkpoint")
+    sub.add_argument("--model", type=Path, required=True, metavar="TUNED", help="what it became")
+    sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
+    pair_argument(sub)
+    sub.add_argument(
+        "--split", default="dev", metavar="NAME", help="set whose sentences are represented (default: dev)"
+    )
+    sub.add_argument("--sentences", type=int, default=200, metavar="N", help="how many of it at most (default: 200)")
+    sub.add_argument("--json", action="store_true", help="print the layers as JSON")
+
+
+def _analyze(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import analyze
+    from metanmt.report import table
+
+    facts = analyze.run(
+        arguments.init,
+        arguments.model,
+        arguments.data,
+        arguments.pair,
+        split=arguments.split,
+        sentences=arguments.sentences,
+    )
+    if arguments.json:
+        print_json(facts)
+        return
+    figures = [[layer["layer"], *(_figure(layer[key]) for key in ("movement", "cka"))] for layer in facts["layers"]]
+    print(table(["layer", "weights moved, relative", "similarity (linear CKA)"], figures))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+COMMANDS = (
+    ("translate", _translate_arguments, _translate),
+    ("evaluate", _evaluate_arguments, _evaluate),
+    ("analyze", _analyze_arguments, _analyze),
+)

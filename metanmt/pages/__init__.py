@@ -1,0 +1,1 @@
+"""Pages to send to a colleague: one HTML file with everything in it."""

@@ -1,0 +1,121 @@
+"""The finding of a comparison in plain words, made from its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metanmt.pages.reading import MEAN, METRICS, Comparison, System
+
+LEADING_METRIC = "chrf"
+"""It moves before BLEU does where translations are poor."""
+
+
+def significant(lead: dict[str, float]) -> int:
+    """Return 1 or -1 where the interval of a lead excludes zero, else 0."""
+    return (lead["low"] > 0) - (lead["high"] < 0)
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, to one decimal."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def finding(comparison: Comparison) -> list[str]:
+    """Return the finding as sentences: the largest budget first, then the others, then what limits it."""
+    budgets = [budget for budget in reversed(comparison.budgets) if _scored(comparison, budget)]
+    sentences = [_at_budget(comparison, budgets[0])]
+    sentences += [_in_short(comparison, budget) for budget in budgets[1:]]
+    return [*sentences, *_limits(comparison)]
+
+
+def words_of(budget: int) -> str:
+    """Return a budget in words."""
+    return f"adapted on {budget:,} target words" if budget else "zero-shot"
+
+
+def _scored(comparison: Comparison, budget: int, metric: str = LEADING_METRIC) -> list[tuple[float, System, Any]]:
+    """Return the systems at a budget with their mean score and row, the best first."""
+    rows = [(system, comparison.row(system, budget)) for system in _distinct(comparison, budget)]
+    found = [(row["scores"][metric][MEAN]["mean"], system, row) for system, row in rows if row]
+    return sorted(found, key=lambda item: -item[0])
+
+
+def _distinct(comparison: Comparison, budget: int) -> list[System]:
+    if budget:
+        return comparison.systems
+    return list({system.arm: system for system in reversed(comparison.systems)}.values())[::-1]
+
+
+def _at_budget(comparison: Comparison, budget: int) -> str:
+    scored = _scored(comparison, budget)
+    value, system, row = scored[0]
+    pairs, baseline = comparison.pairs, comparison.found["baseline"]
+    where = f"the mean of {len(pairs)} unseen pairs" if len(pairs) > 1 else f"the unseen pair {pairs[0]}"
+    name = f"{_named(system, budget)}, the baseline," if system.arm == baseline else _named(system, budget)
+    text = f"{_capital(words_of(budget))}, {name} scores highest on {where}: chrF++ {value:.1f}."
+    if len(scored) == 1:
+        return text + " No other arm was run there."
+    lead = row["lead"].get(LEADING_METRIC)
+    if lead:
+        text += f" That is {_against(lead[MEAN], str(baseline), comparison)}"
+        if len(pairs) > 1:
+            ahead = sum(lead[pair]["value"] > 0 for pair in pairs)
+            sure = sum(significant(lead[pair]) > 0 for pair in pairs)
+            text += f" It is ahead on {ahead} of {len(pairs)} pairs, significantly on {sure}."
+    elif system.arm == baseline:
+        nearest, row = next((item[1], item[2]) for item in scored[1:])
+        other = row["lead"].get(LEADING_METRIC)
+        if other:
+            text += f" The next, {_named(nearest, budget)}, is {_against(other[MEAN], 'it', comparison)}"
+    best_bleu = _scored(comparison, budget, "bleu")[0]
+    agrees = best_bleu[1] == system
+    text += f" BLEU {'puts the same arm first' if agrees else f'puts {_named(best_bleu[1], budget)} first'} "
+    return text + f"({best_bleu[0]:.1f})."
+
+
+def _against(lead: dict[str, float], other: str, comparison: Comparison) -> str:
+    value = lead["value"]
+    side = f"{abs(value):.1f} points {'above' if value > 0 else 'below'}" if abs(value) >= 0.05 else "level with"
+    words = "a significant difference" if significant(lead) else "not a significant difference"
+    level = f"{comparison.found['confidence']:.0%}"
+    interval = f"{level} interval {signed(lead['low'])} to {signed(lead['high'])}"
+    return f"{side} {other} ({interval}): {words}."
+
+
+def _in_short(comparison: Comparison, budget: int) -> str:
+    scored = _scored(comparison, budget)
+    value, system, row = scored[0]
+    text = f"{_capital(words_of(budget))}, {_named(system, budget)} leads with chrF++ {value:.1f}"
+    lead = row["lead"].get(LEADING_METRIC)
+    if lead:
+        sure = "significant" if significant(lead[MEAN]) else "not significant"
+        text += f", {signed(lead[MEAN]['value'])} against {comparison.found['baseline']} ({sure})"
+    elif len(scored) > 1 and scored[1][2]["lead"].get(LEADING_METRIC):
+        next_lead = scored[1][2]["lead"][LEADING_METRIC][MEAN]
+        sure = "significant" if significant(next_lead) else "not significant"
+        text += f"; the next, {_named(scored[1][1], budget)}, stands {signed(next_lead['value'])} from it ({sure})"
+    return text + "."
+
+
+def _limits(comparison: Comparison) -> list[str]:
+    found = comparison.found
+    best = max(
+        score["mean"] for row in found["rows"] for place, score in row["scores"]["bleu"].items() if place != MEAN
+    )
+    limits = []
+    if best < 1:
+        limits.append(
+            f"No {METRICS['bleu']} reaches 1 ({best:.2f} at best): none of these translate usefully, "
+            "and a lead says little."
+        )
+    if len(found["draws"]) < 3:
+        limits.append(f"There are only {len(found['draws'])} support draws, so the spread over draws is poorly known.")
+    return limits
+
+
+def _named(system: System, budget: int) -> str:
+    return system.label if budget else system.arm
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
