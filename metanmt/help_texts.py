@@ -118,6 +118,16 @@ examples:
   metanmt analyze --init run-joint --model tuned-joint --data data --pair fi-en --split test --json
 """,
     ),
+    "curve": (
+        "Show the score against the budget, and how many more sentence pairs a point of BLEU costs.",
+        """\
+examples:
+  metanmt curve comparison
+  metanmt curve comparison --charts curves --json > curves.json
+
+The comparison's budgets are the points: budgets = [0, 4_000, 16_000, 40_000, 160_000].
+""",
+    ),
     "report": (
         "Write comparisons as one HTML page that needs nothing beside it: tables, curves, translations, costs.",
         """\

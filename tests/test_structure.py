@@ -27,7 +27,18 @@ LAYERS = (
     {"data"},
     {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
-COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare", "analyze", "report")
+COMMANDS = (
+    "prepare",
+    "meta-train",
+    "fine-tune",
+    "translate",
+    "evaluate",
+    "demo",
+    "compare",
+    "analyze",
+    "report",
+    "curve",
+)
 HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2", "jinja2")
 
 

@@ -32,6 +32,22 @@ def _compare(arguments: argparse.Namespace) -> None:
         print(format_comparison(found))
 
 
+def _curve_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", type=Path, metavar="DIR", help="a folder that metanmt compare wrote")
+    sub.add_argument("--charts", type=Path, metavar="FOLDER", help="write the curves there as SVG files")
+    sub.add_argument("--json", action="store_true", help="print the curves as JSON")
+
+
+def _curve(arguments: argparse.Namespace) -> None:
+    from metanmt.pages import curve
+
+    found = curve.run(arguments.folder, arguments.charts)
+    if arguments.json:
+        print_json(found)
+    else:
+        print(curve.format_curves(found))
+
+
 def _report_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a folder that metanmt compare wrote")
     sub.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="(default: report.html)")
@@ -70,6 +86,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 COMMANDS = (
     ("compare", _compare_arguments, _compare),
+    ("curve", _curve_arguments, _curve),
     ("report", _report_arguments, _report),
     ("demo", _demo_arguments, _demo),
 )
