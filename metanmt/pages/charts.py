@@ -17,7 +17,7 @@ COLOURS = 6
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "plus", "down")
 LABEL_HEIGHT = 13.0
-LETTER_WIDTH, LONGEST_LABEL = 7.4, 16
+LETTER_WIDTH, LONGEST_LABEL = 7.7, 16
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ class _Frame:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def axes(self, x_title: str, y_title: str) -> list[str]:
-        floor, middle = HEIGHT - BOTTOM, (LEFT + self.right) / 2
+        floor = HEIGHT - BOTTOM
+        middle = max((LEFT + self.right) / 2, LETTER_WIDTH * 0.45 * len(x_title))
         parts = ['<g class="axes">']
         for value in self.y_ticks:
             y = self.y(value)

@@ -22,7 +22,7 @@ def budget_charts(comparison: Comparison, key: str) -> dict[str, list[tuple[str,
         return {}
     smallest = next(budget for budget in budgets if budget)
     axis = Axis(
-        "target words adapted on (logarithmic" + ("; 0 is zero-shot)" if budgets[0] == 0 else ")"),
+        "target words adapted on (logarithmic" + ("; 0: zero-shot)" if budgets[0] == 0 else ")"),
         [(budget, short_number(budget)) for budget in budgets],
         lambda words: math.log1p(2 * words / smallest),
     )

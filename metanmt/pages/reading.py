@@ -69,7 +69,7 @@ class Comparison:
         updates = list(dict.fromkeys(row["update"] for row in rows if row["budget"])) or ["none"]
         arms = list(dict.fromkeys(row["arm"] for row in rows))
         several = len(updates) > 1
-        named = [(arm, update, f"{arm}, {update}" if several else arm) for arm in arms for update in updates]
+        named = [(arm, update, f"{arm} ({update})" if several else arm) for arm in arms for update in updates]
         return [System(*item, style) for style, item in enumerate(named)]
 
     def row(self, system: System, budget: int) -> dict[str, Any] | None:

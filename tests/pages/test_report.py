@@ -202,6 +202,24 @@ def test_several_comparisons_on_one_page(folder: Path, own_folder: Path, tmp_pat
     assert len(identifiers) == len(set(identifiers))
 
 
+def test_two_updates_are_two_lines_and_share_zero_shot(own_folder: Path) -> None:
+    found = json.loads((own_folder / "comparison.json").read_text(encoding="utf-8"))
+    found["rows"] += [{**row, "update": "embeddings"} for row in found["rows"] if row["budget"]]
+    write_json(own_folder / "comparison.json", found)
+    for path in list(own_folder.glob("results/*/*/*-all-*")):
+        copy = path.with_name(path.name.replace("all", "embeddings"))
+        shutil.copytree(path, copy)
+        result = json.loads((copy / "result.json").read_text(encoding="utf-8"))
+        result["cell"]["update"] = "embeddings"
+        write_json(copy / "result.json", result)
+    out = own_folder.parent / "report.html"
+    assert main(["report", str(own_folder), "--out", str(out), "--sentences", "2"]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "chrF++, adapted on 500 target words, embeddings moving" in page
+    assert "<title>fomaml (embeddings), zero-shot: 22.7</title>" in page
+    assert "Adapted on 2,000 target words, fomaml (all) scores highest" in page
+
+
 def test_without_its_data_the_page_says_so(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(own_folder.parent / "data")
     out = own_folder.parent / "report.html"
