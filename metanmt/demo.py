@@ -23,7 +23,7 @@ from metanmt.runtime import write_json
 
 CONFIG = "tiny"
 LEARNERS = ("joint", "fomaml")
-SHORT = ("outer.max_target_tokens=800000", "validation.times=2", "validation.sentences=100")
+SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
 TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")
 SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
 EXAMPLES = 3

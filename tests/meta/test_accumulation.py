@@ -1,0 +1,95 @@
+"""Gradient accumulation changes memory and nothing else: in the inner loop, the outer loop, and fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from metanmt.config import Config, FineTuneConfig, InnerConfig, OuterConfig
+from metanmt.data.batch import Batch, MicroBatch, make_batch
+from metanmt.data.store import Bitext
+from metanmt.data.tokenizer import SentencePieceTokenizer
+from metanmt.meta.adaptation import adapt
+from metanmt.meta.outer import LEARNERS, outer_step
+from metanmt.meta.task import Episode
+from metanmt.meta.weights import make_learner
+from metanmt.nmt.loss import Loss
+from metanmt.nmt.tuning import fine_tune
+from tests import toy
+
+LOSS = Loss(label_smoothing=0.1, precision="float32")
+CONFIG = Config(
+    inner=InnerConfig(steps=2, learning_rate=0.01),
+    outer=OuterConfig(clip_norm=0.0, meta_batch_size=2, learner="fomaml"),
+)
+
+
+def cut(batch: Batch, parts: int) -> Batch:
+    """Return the same logical batch in this many micro-batches."""
+    whole = batch.micro_batches[0]
+    rows = zip(whole.source.tensor_split(parts), whole.labels.tensor_split(parts), strict=True)
+    return Batch(tuple(MicroBatch(source, labels, whole.pad_id) for source, labels in rows), batch.target_tokens)
+
+
+def episodes(bitext: Bitext, parts: int) -> list[Episode]:
+    """Return two episodes of two support batches and a query set, eight sentences each."""
+    batches = [cut(make_batch(bitext, np.arange(8 * n, 8 * n + 8), 10_000, 0), parts) for n in range(6)]
+    return [Episode(toy.PAIR, tuple(batches[:2]), batches[2]), Episode(toy.PAIR, tuple(batches[3:5]), batches[5])]
+
+
+def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """Return the relative error between two lists of tensors."""
+    squares = sum(float((a - b).detach().double().square().sum()) for a, b in zip(ours, theirs, strict=True))
+    return (squares / sum(float(a.detach().double().square().sum()) for a in ours)) ** 0.5
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_the_inner_loop_moves_alike(toy_model: PreTrainedModel, toy_bitext: Bitext, parts: int) -> None:
+    moved = []
+    for count in (1, parts):
+        learner = copy.deepcopy(toy_model)
+        adapt(learner, episodes(toy_bitext, count)[0].support, CONFIG.inner, LOSS)
+        pairs = zip(learner.parameters(), toy_model.parameters(), strict=True)
+        moved.append([(new - old).detach() for new, old in pairs])
+    assert distance(*moved) < 1e-4  # of the movement itself, a hundredth of the weights
+    assert any(float(part.abs().max()) > 0 for part in moved[0])
+
+
+@pytest.mark.parametrize("learner", ["joint", "fomaml"])
+@pytest.mark.parametrize("parts", [2, 8])
+def test_the_outer_gradient_is_the_same(
+    toy_model: PreTrainedModel, toy_bitext: Bitext, parts: int, learner: str
+) -> None:
+    gradients = []
+    for count in (1, parts):
+        initialization = copy.deepcopy(toy_model)
+        optimizer = torch.optim.SGD(initialization.parameters(), lr=0.0)
+        found = episodes(toy_bitext, count)
+        if learner == "joint":
+            found = [replace(episode, support=()) for episode in found]
+        outer_step(initialization, make_learner(initialization), found, optimizer, LEARNERS[learner], CONFIG, LOSS)
+        gradients.append([weight.grad for weight in initialization.parameters() if weight.grad is not None])
+    assert distance(*gradients) < 1e-5
+
+
+def test_fine_tuning_ends_alike(
+    toy_model: PreTrainedModel, toy_bitext: Bitext, tokenizer: SentencePieceTokenizer
+) -> None:
+    settings = FineTuneConfig(
+        dropout=0.0, metric="loss", max_tokens=200, min_updates=5, max_updates=5, evaluations=1, learning_rate=1e-4
+    )
+    ended = []
+    for micro_tokens in (10_000, 60, 20):
+        model = copy.deepcopy(toy_model)
+        fine_tune(
+            model, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(10), settings, seed=1, micro_tokens=micro_tokens
+        )
+        ended.append([weight.detach() for weight in model.parameters()])
+    assert distance(ended[0], list(toy_model.parameters())) > 1e-5
+    for other in ended[1:]:
+        assert distance(ended[0], other) < 1e-5
