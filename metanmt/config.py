@@ -138,6 +138,11 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        if self.run.seed < 0:
+            raise ConfigError("run.seed must not be negative.", "Give 0 or more.")
+        for section, key in (("model", "dropout"), ("fine_tune", "dropout")):
+            if not 0 <= getattr(getattr(self, section), key) < 1:
+                raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a probability, such as 0.1.")
         for positive in (
             ("outer", "max_target_tokens"),
             ("outer", "meta_batch_size"),
@@ -147,6 +152,14 @@ class Config:
             ("validation", "times"),
             ("inner", "steps"),
             ("outer", "max_skipped"),
+            ("outer", "temperature"),
+            ("validation", "budget"),
+            ("validation", "sentences"),
+            ("fine_tune", "max_tokens"),
+            ("fine_tune", "max_epochs"),
+            ("fine_tune", "evaluations"),
+            ("fine_tune", "dev_sentences"),
+            ("run", "log_every"),
             ("run", "keep"),
         ):
             section, key = positive

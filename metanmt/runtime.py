@@ -195,10 +195,29 @@ def _alive(process: str) -> bool:
     return True
 
 
-def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
-    """Raise a UsageError if the output folder exists with something in it, so that no result is overwritten."""
-    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
-        raise UsageError(f"{path} exists already.", "Give another --out, or --overwrite to replace it.")
+def refuse_existing(
+    path: Path, *, overwrite: bool = False, marker: str = "", remedy: str = "Give another --out."
+) -> None:
+    """Raise a UsageError if the output folder exists with something in it, so that no result is overwritten.
+
+    Args:
+        path: the output folder.
+        overwrite: an existing one may be replaced, but never a file, nor a folder of another kind.
+        marker: a file that every folder of this kind has.
+        remedy: what to do about an existing one.
+    """
+    if path.is_file():
+        raise UsageError(f"{path} is a file, not a folder.", "Give another --out.")
+    if overwrite and marker and path.exists() and any(path.iterdir()) and not (path / marker).is_file():
+        raise UsageError(
+            f"{path} is not replaced: it has no {marker}, so this command did not write it.", "Give another --out."
+        )
+    if path.exists() and not overwrite and any(path.iterdir()):
+        raise UsageError(f"{path} exists already.", remedy)
+    with named_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path.parent} cannot be written to.", "Check its permissions, or give another --out.")
 
 
 def sync_folder(folder: Path) -> None:

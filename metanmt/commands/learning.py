@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from metanmt.commands.shared import items, pair_argument, print_json, set_argument, show
+from metanmt.commands.shared import items, natural, pair_argument, print_json, set_argument, show
 from metanmt.config import Config, build, load_config, override
+from metanmt.errors import ConfigError
 from metanmt.runlog import duration, say
 
 
@@ -80,7 +82,7 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         "--train", type=Path, nargs="+", default=[], metavar="FILE", help="your own text: two files, a TSV or a JSONL"
     )
     sub.add_argument("--dev", type=Path, nargs="+", default=[], metavar="FILE", help="your own dev text, likewise")
-    sub.add_argument("--seed", type=int, default=1, help="draw of the budget, order, dropout (default: 1)")
+    sub.add_argument("--seed", type=natural, default=1, help="draw of the budget, order, dropout (default: 1)")
     sub.add_argument(
         "--update",
         choices=["all", "embeddings", "embeddings+encoder"],
@@ -93,6 +95,9 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _fine_tune(arguments: argparse.Namespace) -> None:
     update = [f"fine_tune.update={arguments.update}"] if arguments.update else []
+    for text in arguments.set:
+        if not text.startswith(("fine_tune.", "run.precision", "batch.micro_tokens", "model.")):
+            raise ConfigError(f"--set {text} means nothing to fine-tune.", "It takes fine_tune.KEY; see its --help.")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")
     if arguments.train and arguments.budget is not None:
         say("--budget draws from your own files too")
@@ -114,10 +119,12 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         model=replace(config.model, dropout=config.fine_tune.dropout),
         seed=arguments.seed,
         precision=config.run.precision,
+        micro_tokens=config.batch.micro_tokens,
         overwrite=arguments.overwrite,
     )
     if arguments.json:
         print_json(facts)
+        _say_if_stopped(facts, arguments.out)
         return
     first, best = facts["history"][0], facts["best"]
     print(
@@ -125,8 +132,12 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         f"{best['bleu']:.1f} (greedy) at update {best['update']} of {facts['updates']}, "
         f"{facts['sentences']:,} pairs, {facts['train_words']:,} words, {duration(facts['elapsed_seconds'])}"
     )
+    _say_if_stopped(facts, arguments.out)
+
+
+def _say_if_stopped(facts: dict[str, Any], out: Path) -> None:
     if facts["interrupted"]:
-        raise KeyboardInterrupt(f"Stopped early; the best weights so far are in {arguments.out}.")
+        raise KeyboardInterrupt(f"Stopped early; the best weights so far are in {out}.")
 
 
 COMMANDS = (

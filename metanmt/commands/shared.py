@@ -19,12 +19,12 @@ def model_arguments(sub: argparse.ArgumentParser) -> None:
     """Add what every command has that translates."""
     sub.add_argument("--model", type=Path, required=True, metavar="TUNED", help="a checkpoint, or a run")
     pair_argument(sub)
-    sub.add_argument("--beam", type=int, default=5, metavar="N", help="beam size; 1 is greedy (default: 5)")
+    sub.add_argument("--beam", type=positive, default=5, metavar="N", help="beam size; 1 is greedy (default: 5)")
     sub.add_argument(
         "--length-penalty", type=float, default=1.0, metavar="X", help="above 1 favours longer (default: 1)"
     )
     sub.add_argument(
-        "--batch-tokens", type=int, default=4000, metavar="N", help="source tokens a batch: memory, not result"
+        "--batch-tokens", type=positive, default=4000, metavar="N", help="source tokens a batch: memory, not result"
     )
     sub.add_argument(
         "--engine",
@@ -61,6 +61,22 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
         return
     for key, value in facts.items():
         print(f"{key.replace('_', ' '):24} {value:,}" if isinstance(value, (int, float)) else f"{key:24} {value}")
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def natural(text: str) -> int:
+    """Return a whole number of 0 or more, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
 
 
 def print_json(value: Any) -> None:

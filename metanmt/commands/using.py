@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metanmt.commands.shared import model_arguments, pair_argument, print_json
+from metanmt.commands.shared import model_arguments, natural, pair_argument, print_json
 
 
 def _translate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--split", default="test", metavar="NAME", help="set of the data folder (default: test)")
     sub.add_argument("--source", type=Path, metavar="FILE", help="your own source sentences")
     sub.add_argument("--reference", type=Path, metavar="FILE", help="your own reference translations")
-    sub.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the interval; 0: none")
+    sub.add_argument("--bootstrap", type=natural, default=1000, metavar="N", help="resamples for the interval; 0: none")
     sub.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where hypotheses and scores go (default: in the model)"
     )

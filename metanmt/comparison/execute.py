@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ from metanmt.data.store import TokenStore
 from metanmt.errors import ConfigError
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.runlog import Progress, one_display
-from metanmt.runtime import new_folder, write_json
+from metanmt.runtime import lock_folder, new_folder, write_json
 
 RESULT, COUNTS, HYPOTHESES = "result.json", "counts.npz", "hypotheses.txt"
 TRANSLATION_PASSES = 3.0  # of beam search over a test set, in forward-backward passes over as many tokens
@@ -41,6 +42,16 @@ def run(compare: CompareConfig, out: Path) -> tuple[Plan, TokenStore]:
     plan = make_plan(compare, store)
     check_runs(plan, out)
     costs = estimate(plan, store, out)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(out)
+    try:
+        _run_all(plan, store, out, costs)
+    finally:
+        os.close(lock)
+    return plan, store
+
+
+def _run_all(plan: Plan, store: TokenStore, out: Path, costs: Mapping[str, float]) -> None:
     with one_display(Progress("compare", sum(costs.values()), "target tokens")) as progress:
         for arm in plan.arms:
             if arm.trained:
@@ -50,7 +61,6 @@ def run(compare: CompareConfig, out: Path) -> tuple[Plan, TokenStore]:
             if not done(plan, cell, store, out):
                 _run_cell(plan, cell, store, out)
                 progress.advance(costs[str(cell.path)], f"{cell.path.relative_to('results')} done")
-    return plan, store
 
 
 def open_data(compare: CompareConfig, out: Path) -> TokenStore:
@@ -61,9 +71,8 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
         return TokenStore.open(Path(compare.data))
     make_arms(compare)
     folder = out / "data"
-    if not folder.exists():
-        manifest = Path(compare.corpus) if Path(compare.corpus).exists() else shipped_manifest(compare.corpus)
-        prepare.run(manifest, folder, root=Path(compare.root) if compare.root else None)
+    manifest = Path(compare.corpus) if Path(compare.corpus).exists() else shipped_manifest(compare.corpus)
+    prepare.run(manifest, folder, root=Path(compare.root) if compare.root else None)
     return TokenStore.open(folder)
 
 
@@ -97,8 +106,6 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
 
 def _meta_train(arm: Arm, store: TokenStore, out: Path) -> None:
     folder = out / "runs" / arm.name
-    if folder.exists() and not (folder / "last").exists():
-        shutil.rmtree(folder)  # killed before its first checkpoint
     if not (folder / "summary.json").is_file():
         facts = meta_train.run(arm.config, store.folder, folder, resume=folder.exists())
         write_json(folder / "summary.json", facts)
@@ -124,6 +131,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 model=config.model,
                 seed=cell.draw,
                 precision=config.run.precision,
+                micro_tokens=config.batch.micro_tokens,
             )
         if facts.get("interrupted"):
             raise KeyboardInterrupt("Stopped; the same command goes on.")

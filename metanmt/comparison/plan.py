@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,9 @@ from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
+from metanmt.meta.validation import MetaValidation
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder
+from metanmt.runtime import digest
 
 SCRATCH = "none"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
@@ -45,7 +48,7 @@ class CompareConfig:
     test_set: str = setting("test", "the set that is scored")
     budgets: tuple[int, ...] = setting((0, 4_000), "target words to adapt on; 0 is zero-shot")
     draws: tuple[int, ...] = setting((1, 2, 3), "seeds of the support draws, and of everything random in adapting")
-    updates: tuple[Update, ...] = setting(("all",), "which parameters move in adapting")
+    updates: tuple[Update, ...] = setting((), "which parameters move in adapting (default: as fine_tune.update says)")
     baseline: str = setting("joint", "the arm that the others are compared with")
     beam: int = setting(5, "beam size of the translations that are scored")
     confidence: float = setting(0.95, "of the intervals, corrected for the number of comparisons")
@@ -104,12 +107,16 @@ class Plan:
         arm = self.arm(cell.arm)
         facts = {
             "cell": asdict(cell),
-            "arm": [arm.learner, arm.checkpoint],
+            "arm": [arm.learner, arm.checkpoint and _weights(Path(arm.checkpoint))],
             "config": asdict(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
             "scored": [self.compare.test_set, self.compare.beam],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _weights(path: Path) -> list[str]:
+    return [digest(file) for file in sorted(checkpoint_folder(path).glob("*.safetensors"))]
 
 
 def load_compare(path: Path) -> CompareConfig:
@@ -153,6 +160,10 @@ def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
     """
     if not compare.arms:
         raise ConfigError("The comparison has no arms.", 'Add some: [arms.joint] with learner = "joint".')
+    if strange := [name for name in compare.arms if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name)]:
+        raise ConfigError(f"{strange[0]!r} cannot name an arm.", "Use letters, digits and hyphens.")
+    if not 0 < compare.confidence < 1:
+        raise ConfigError(f"confidence is {compare.confidence}.", "Give a share below 1, such as 0.95.")
     if compare.baseline not in compare.arms:
         raise ConfigError(f"No arm is called {compare.baseline!r}.", did_you_mean(compare.baseline, compare.arms))
     arms = []
@@ -194,7 +205,7 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         MetanmtError: a pair without a test set, a budget that cannot be drawn, a checkpoint of another tokenizer.
     """
     arms = make_arms(compare)
-    pairs = compare.pairs or tuple(str(pair) for pair in store.pairs("meta-test"))
+    pairs = tuple(dict.fromkeys(compare.pairs)) or tuple(str(pair) for pair in store.pairs("meta-test"))
     for name in pairs:
         sets = store.sets(Pair.parse(name))
         for needed in ("train", compare.test_set):
@@ -206,16 +217,18 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for arm in arms:
+        if arm.trained:
+            MetaValidation(store, tokenizer, arm.config)
         if arm.checkpoint:
             folder = checkpoint_folder(Path(arm.checkpoint))
             check_tokenizer(load_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
     cells = tuple(
-        Cell(arm.name, pair, budget, update if budget else "none", draw if budget else 0)
+        Cell(arm.name, pair, budget, update, draw if budget else 0)
         for arm in arms
         for pair in pairs
         for budget in dict.fromkeys(compare.budgets)
         if budget or arm.learner != SCRATCH
-        for update in (compare.updates if budget else compare.updates[:1])
+        for update in ((compare.updates or (arm.config.fine_tune.update,)) if budget else ("none",))
         for draw in (compare.draws if budget else compare.draws[:1])
     )
     if not cells:

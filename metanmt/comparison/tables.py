@@ -33,8 +33,11 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
     for cell in plan.cells:
         by_pair = cells.setdefault((cell.arm, cell.budget, cell.update), {})
         by_pair.setdefault(cell.pair, []).append(cell)
-    compared = [group for group in cells if group[0] != plan.compare.baseline]
-    comparisons = max(1, len(compared) * len(plan.pairs))
+    compared = [
+        group for group in cells if group[0] != plan.compare.baseline and (plan.compare.baseline, *group[1:]) in cells
+    ]
+    places = len(plan.pairs) + (len(plan.pairs) > 1)  # the mean is looked at as well
+    comparisons = max(1, len(compared) * places * len(METRICS))
     rows, signatures = [], {}
     for group, by_pair in cells.items():
         arm, budget, update = group
@@ -46,8 +49,8 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
             spread = {pair: mean_and_deviation(values) for pair, values in scores.items()}
             row["scores"][metric] = {pair: {"mean": m, "sd": sd} for pair, (m, sd) in spread.items()}
             row["scores"][metric]["mean"] = {"mean": sum(m for m, _ in spread.values()) / len(spread), "sd": None}
-            other = cells.get((plan.compare.baseline, budget, update))
-            if group in compared and other:
+            if group in compared:
+                other = cells[plan.compare.baseline, budget, update]
                 leads = {pair: _lead(drawn, other[pair], metric, out) for pair, drawn in by_pair.items()}
                 leads["mean"] = mean_difference(list(leads.values()))
                 row["lead"][metric] = {
@@ -102,7 +105,8 @@ def format_comparison(found: dict[str, Any]) -> str:
     lines.append(f"Set {found['test_set']}; {draws} draws (seeds {', '.join(map(str, found['draws']))}), mean ± sd.")
     lines.append(
         f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "
-        f"and draws and corrected for {found['comparisons']} comparisons, excludes zero."
+        f"and draws and corrected for {found['comparisons']} comparisons, excludes zero. Each arm is one meta-"
+        "training: what another of its seeds would give is not in the interval."
     )
     for budget, update in dict.fromkeys((row["budget"], row["update"]) for row in found["rows"]):
         rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]

@@ -96,7 +96,7 @@ class Run:
         """
         run = cls(folder, config.run.keep)
         if not resume:
-            refuse_existing(folder)
+            refuse_existing(folder, remedy="Give another --out, or --resume to go on with it.")
             folder.mkdir(parents=True, exist_ok=True)
         elif not _is_run(folder):
             raise UsageError(

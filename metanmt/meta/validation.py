@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer
-from metanmt.errors import CorpusError
+from metanmt.errors import ConfigError, CorpusError
 from metanmt.meta.weights import load_weights
 from metanmt.nmt.model import set_dropout
 from metanmt.nmt.tuning import Evaluation, fine_tune
@@ -32,10 +32,17 @@ class MetaValidation:
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config) -> None:
         self.tokenizer, self.config = tokenizer, config
         settings = config.validation
-        self.pairs = [
-            (pair, store.bitext(pair, "train").draw(settings.budget, DRAW), store.bitext(pair, "dev"))
-            for pair in store.pairs("meta-dev")
-        ]
+        self.pairs = []
+        for pair in store.pairs("meta-dev"):
+            words = store.sets(pair)["train"]["target_words"]
+            if settings.budget > words:
+                raise ConfigError(
+                    f"validation.budget is {settings.budget:,} words, but the meta-dev pair {pair} has {words:,}.",
+                    f"Set validation.budget={words} or less.",
+                )
+            self.pairs.append(
+                (pair, store.bitext(pair, "train").draw(settings.budget, DRAW), store.bitext(pair, "dev"))
+            )
         if not self.pairs:
             raise CorpusError(
                 f"{store.folder} has no meta-dev pair to choose a checkpoint by.",
@@ -43,7 +50,6 @@ class MetaValidation:
             )
         self.fine_tune = replace(
             config.fine_tune,
-            update="all",
             min_updates=settings.updates,
             max_updates=settings.updates,
             evaluations=1,

@@ -50,8 +50,8 @@ def checkpoint_folder(path: Path) -> Path:
             return folder
     if (path / "config.toml").is_file():
         raise CheckpointError(
-            f"The run {path} has no checkpoint yet.",
-            f"Let it reach its first one: metanmt meta-train ... --resume --out {path}",
+            f"The run {path} has not reached its first meta-validation: it has no best checkpoint.",
+            f"Let it: metanmt meta-train ... --resume --out {path}; or give {path / 'last'}, if that is there.",
         )
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."

@@ -167,11 +167,9 @@ def fine_tune(
                 if now.value(config.metric) > report.best.value(config.metric):
                     report.best = now
                     torch._foreach_copy_(best_weights, [weight.detach() for weight in moving])
-                elif len(report.history) - 1 - report.history.index(report.best) >= config.patience:
-                    break
             progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
-            if stop():
-                report.interrupted = True
+            report.interrupted = stop()
+            if report.interrupted or len(report.history) - 1 - report.history.index(report.best) >= config.patience:
                 break
     with torch.no_grad():
         torch._foreach_copy_([weight.data for weight in moving], best_weights)

@@ -117,8 +117,7 @@ def _best(training: dict[str, Any]) -> str:
     if key is None:
         return "–"
     metric = key.removeprefix("best_meta_dev_")
-    value = -training[key] if metric == "loss" else training[key]
-    return f"{METRICS.get(metric, metric)} {value:.2f}"
+    return f"{METRICS.get(metric, metric)} {training[key]:.2f}"
 
 
 def _settings(comparison: Comparison) -> list[tuple[str, str]]:

@@ -36,6 +36,7 @@ from metanmt.runtime import (
 )
 
 SCRATCH = "none"
+FACTS_FILE = "fine_tune.json"
 MAX_SENTENCE_TOKENS = 400
 OWN_VOCABULARY = 2_000
 SentencePairs = list[tuple[str, str]]
@@ -63,6 +64,7 @@ def run(
     model: ModelConfig | None = None,
     seed: int = 1,
     precision: str = "auto",
+    micro_tokens: int = 1_000,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Adapt, write the checkpoint with `fine_tune.json` beside it, and return what is in that file.
@@ -76,13 +78,18 @@ def run(
         model: dimensions, for a model from scratch.
         seed: of the budget's draw, the order of batches, dropout, and a model from scratch.
         precision: see `runtime.autocast`.
+        micro_tokens: padded tokens of a forward-backward pass.
         overwrite: replace an existing folder.
     """
     started = time.monotonic()
     pair = Pair.parse(pair_name)
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(
+        out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
+    )
     if bool(text.data) == bool(text.train_files):
         raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
+    if text.data and text.dev_files:
+        raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
     network, tokenizer, train, dev, drawn = _prepared(init, pair, text, model or ModelConfig(), seed)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
     with Interruption() as interruption:
@@ -95,6 +102,7 @@ def run(
             config,
             seed=seed,
             precision=precision,
+            micro_tokens=micro_tokens,
             label=f"fine-tune {pair}",
             stop=lambda: interruption.requested,
         )
@@ -114,7 +122,7 @@ def run(
     }
     with new_folder(out, overwrite=overwrite) as folder:
         save_checkpoint(folder, network, tokenizer, pair)
-        write_json(folder / "fine_tune.json", facts)
+        write_json(folder / FACTS_FILE, facts)
     return {"model": str(out), **facts}
 
 
@@ -134,7 +142,8 @@ def _prepared(
     if store is not None:
         check_tokenizer(tokenizer, store.digest, init, store.folder)
         train = store.bitext(pair, text.train_set)
-        dev = store.bitext(pair, text.dev_set) if text.dev_set in store.sets(pair) else None
+        optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
+        dev = None if optional else store.bitext(pair, text.dev_set)
         facts |= {"train_set": text.train_set, "dev_set": text.dev_set}
     else:
         train = tokenized(tokenizer, own["train"], pair)
@@ -172,6 +181,8 @@ def _own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, Sente
     if len(kept) < len(own["train"]):
         dropped["also in dev"] = len(own["train"]) - len(kept)
         own["train"] = kept
+    if text.train_files and not kept:
+        raise CorpusError("Every training sentence is in the dev set too.", "Give other files by --train or --dev.")
     if dropped:
         facts["dropped"] = dict(dropped)
         say("Dropped: " + ", ".join(f"{count:,} {rule}" for rule, count in dropped.items()))

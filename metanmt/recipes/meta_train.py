@@ -43,6 +43,8 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
     store = TokenStore.open(data)
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
+        MetaValidation(store, load_tokenizer(store.tokenizer_folder), config)  # what cannot be run leaves no folder
+        load_tasks(store, config.batch)
         files = Run.open(out, config, store.digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
             training = _Training(config, store, files, ranks, resume=resume)
@@ -94,9 +96,16 @@ class _Training:
                 progress.advance(self.state.target_tokens - before)
                 if self.ranks.first:
                     self.keep(stopping=stopping)
-                if stopping and self.state.target_tokens < limit:
-                    goes_on = f"metanmt meta-train --resume --out {self.files.folder} goes on."
-                    raise KeyboardInterrupt(f"Stopped at step {self.state.step}; {goes_on}")
+                if stopping:
+                    self.stop()
+
+    def stop(self) -> None:
+        """End the run before its time, or at it, and say how it goes on."""
+        folder, step = self.files.folder, self.state.step
+        if self.state.target_tokens >= self.config.outer.max_target_tokens:
+            raise KeyboardInterrupt(f"Stopped; the run {folder} is complete, {step} steps.")
+        again = f"metanmt meta-train {folder / 'config.toml'} --data {self.store.folder} --out {folder} --resume"
+        raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {again}")
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step; return whether any process was asked to stop."""
@@ -114,23 +123,23 @@ class _Training:
                 stop_requested,
             )
             report = self.outer_step(learner, episodes)
+            self.state = replace(
+                state,
+                step=state.step + 1,
+                target_tokens=state.target_tokens + tokens,
+                gradient_computations=state.gradient_computations + computations,
+                elapsed_seconds=self.clock(),
+                skipped_steps=state.skipped_steps + report.skipped,
+                skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
+            )
+            if self.state.step % config.run.log_every == 0:
+                metrics = _metrics(self.state, phase, rate, report, self.ranks)
+                progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
+                if self.ranks.first:
+                    self.files.log(metrics)
         except RuntimeError as error:
             self.survive(error)
             raise
-        self.state = replace(
-            state,
-            step=state.step + 1,
-            target_tokens=state.target_tokens + tokens,
-            gradient_computations=state.gradient_computations + computations,
-            elapsed_seconds=self.clock(),
-            skipped_steps=state.skipped_steps + report.skipped,
-            skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
-        )
-        if self.state.step % config.run.log_every == 0:
-            metrics = _metrics(self.state, phase, rate, report, self.ranks)
-            progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
-            if self.ranks.first:
-                self.files.log(metrics)
         _stop_if_diverged(self.state, config)
         return stopping > 0
 
@@ -198,11 +207,11 @@ class _Training:
             and not isinstance(error, torch.OutOfMemoryError)
         ):
             self.save()
-            say(f"Another process died; step {self.state.step} is saved, and meta-train --resume goes on from it.")
+            say(f"A process failed; step {self.state.step} is saved, and meta-train --resume goes on from it.")
 
     def summary(self) -> dict[str, Any]:
         """Return what the run cost and reached."""
-        state = self.state
+        state, metric_is_loss = self.state, self.state.best_metric == "loss"
         return {
             "run": str(self.files.folder),
             "learner": self.config.outer.learner,
@@ -214,7 +223,7 @@ class _Training:
             "peak_memory_bytes": peak_memory_bytes(),
             "skipped_steps": state.skipped_steps,
             "best_step": state.best_step,
-            f"best_meta_dev_{state.best_metric}": round(state.best_value, 2),
+            f"best_meta_dev_{state.best_metric}": round(-state.best_value if metric_is_loss else state.best_value, 2),
         }
 
 

@@ -18,7 +18,7 @@ from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, wri
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, MetanmtError
 from metanmt.runlog import Progress, say
-from metanmt.runtime import new_folder, peak_memory_bytes, versions, write_json
+from metanmt.runtime import new_folder, peak_memory_bytes, refuse_existing, versions, write_json
 
 
 def run(
@@ -46,6 +46,7 @@ def run(
     if not overwrite and (known := _up_to_date(out, made_from)):
         say(f"{out} is up to date: nothing that it is made from has changed")
         return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
+    refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite.")
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
         tokenizer = _tokenizer(manifest, report, folder)
