@@ -17,6 +17,8 @@ pair that has almost no text, measure BLEU.
   metanmt evaluate --model tuned --data data --pair fi-en           BLEU with its signature
   metanmt translate --model tuned --pair fi-en < in.fi > out.en
   metanmt compare cldr --out comparison                             learners at equal cost, with intervals
+  metanmt report comparison                                         the same as one HTML page; curve: against budgets
+  metanmt analyze --init run --model tuned --data data --pair fi-en     what an adaptation moved
   metanmt report comparison --out report.html                       all of it as one page to send
 """
 
@@ -97,7 +99,8 @@ a comparison file (TOML):
   pairs = ["fi-en", "ro-en"]               default: every meta-test pair
   budgets = [0, 4_000]                     target words to adapt on; 0 is zero-shot
   draws = [1, 2, 3]
-  updates = ["all"]                        which parameters move
+  updates = ["all"]                        which parameters move; default: as fine_tune.update says
+  test_set = "test"                        name, root, beam = 5 and confidence = 0.95 may be given too
   baseline = "joint"                       the others are compared with it
   [arms.none]
   learner = "none"                         from scratch

@@ -34,15 +34,14 @@ class MetaValidation:
         settings = config.validation
         self.pairs = []
         for pair in store.pairs("meta-dev"):
-            words = store.sets(pair)["train"]["target_words"]
+            train, dev = store.bitext(pair, "train"), store.bitext(pair, "dev")
+            words = int(train.target_words.sum(dtype="int64"))
             if settings.budget > words:
                 raise ConfigError(
                     f"validation.budget is {settings.budget:,} words, but the meta-dev pair {pair} has {words:,}.",
                     f"Set validation.budget={words} or less.",
                 )
-            self.pairs.append(
-                (pair, store.bitext(pair, "train").draw(settings.budget, DRAW), store.bitext(pair, "dev"))
-            )
+            self.pairs.append((pair, train.draw(settings.budget, DRAW), dev))
         if not self.pairs:
             raise CorpusError(
                 f"{store.folder} has no meta-dev pair to choose a checkpoint by.",
