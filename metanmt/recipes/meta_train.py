@@ -49,6 +49,8 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
         with files, Interruption() as interruption:
             training = _Training(config, store, files, ranks, resume=resume)
             training.until_done(interruption)
+            if interruption.requested:
+                training.stop()
         return training.summary()
 
 

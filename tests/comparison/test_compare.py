@@ -142,6 +142,9 @@ MISTAKES = [
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["fine_tune.metric=bleu"]', "selection in fine-tuning", "top"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["validation.updates=9"]', "selection of the check", "top"),
     ("budgets = [0, 100]", "budgets = 100", "100", "list"),
+    ("beam = 1", "confidence = 95.0", "confidence is 95.0", "0.95"),
+    ("[arms.fomaml]", '[arms."a/../../evil"]', "cannot name an arm", "letters"),
+    ("validation.budget=100", "validation.budget=100000", "validation.budget is 100,000 words", "or less"),
 ]
 
 

@@ -100,6 +100,24 @@ MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
         "no set 'trian'",
         "train",
     ),
+    "unknown dev set": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, dev_set="dve")),
+        UsageError,
+        "no set 'dve'",
+        "dev",
+    ),
+    "dev files beside a folder": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, dev_files=files)),
+        UsageError,
+        "--dev goes with --train",
+        "--dev-set",
+    ),
+    "all of train in dev": (
+        lambda run, data, files, tmp: (run, "is-en", Text(train_files=files, dev_files=files)),
+        CorpusError,
+        "in the dev set too",
+        "other files",
+    ),
     "not a pair": (
         lambda run, data, files, tmp: (run, "finnish", Text(data=data)),
         UsageError,
@@ -166,6 +184,17 @@ def test_empty_sides_and_sides_of_different_length(run_folder: Path, files: tupl
     files[0].write_text("a\n" * 59, encoding="utf-8")
     with pytest.raises(CorpusError, match="59 lines"):
         adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_only_its_own_folders_are_overwritten(run_folder: Path, data: Path, tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder" / "thesis.txt", tmp_path / "file"):
+        path.write_text("mine", encoding="utf-8")
+        out = path if path.name == "file" else path.parent
+        with pytest.raises(UsageError):
+            fine_tune.run(str(run_folder), "fi-en", out, Text(data=data), FineTuneConfig(), overwrite=overwrite)
+        assert path.read_text(encoding="utf-8") == "mine"
 
 
 def test_an_existing_folder_is_kept(run_folder: Path, data: Path, tmp_path: Path) -> None:

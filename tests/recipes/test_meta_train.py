@@ -204,3 +204,29 @@ def test_a_device_too_small_for_a_sentence(data: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(Loss, "summed", full)
     with pytest.raises(MetanmtError, match="too small even for one sentence"):
         meta_train.run(small_config(), data, tmp_path / "run")
+
+
+def test_what_cannot_be_run_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    for setting, cause in (
+        ("validation.budget=9999", "meta-dev pair lv-en"),
+        ("batch.max_sentence_tokens=1", "too few"),
+    ):
+        with pytest.raises(MetanmtError, match=cause):
+            meta_train.run(small_config(setting), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interruption_at_the_last_step_is_not_swallowed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = meta_train.MetaValidation.__call__
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(meta_train.MetaValidation, "__call__", interrupted)
+    settings = ("outer.max_target_tokens=300", "validation.times=1")
+    with pytest.raises(KeyboardInterrupt, match="complete"):
+        meta_train.run(small_config(*settings), data, tmp_path / "run")
+    assert (tmp_path / "run" / "best").exists()
