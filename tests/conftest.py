@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Bits depend on the number of threads, and toy models are slower with more. Before torch is imported, here and in every
+# process that a test starts.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from transformers import PreTrainedModel

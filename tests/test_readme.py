@@ -44,7 +44,17 @@ def test_every_command_parses(command: str) -> None:
 
 def test_there_are_commands_of_every_kind() -> None:
     kinds = {command.split()[1] for command in commands()}
-    assert kinds == {"prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "compare", "report"}
+    assert kinds == {
+        "prepare",
+        "meta-train",
+        "fine-tune",
+        "translate",
+        "evaluate",
+        "demo",
+        "compare",
+        "report",
+        "curve",
+    }
 
 
 def test_every_link_and_script_exists() -> None:

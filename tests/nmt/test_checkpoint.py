@@ -133,7 +133,7 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
-    with pytest.raises(CheckpointError, match="has no checkpoint yet") as error:
+    with pytest.raises(CheckpointError, match="has not reached its first meta-validation") as error:
         load_checkpoint(tmp_path)
     assert "--resume" in error.value.remedy
     assert str(tmp_path) in error.value.remedy

@@ -193,8 +193,11 @@ def test_out_of_memory_makes_smaller_micro_batches_and_the_same_result(
     said = [line for line in capsys.readouterr().err.splitlines() if "Out of memory" in line]
     assert [word for line in said for word in line.split() if word.isdigit()] == ["300", "150"]
     ours, theirs = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("roomy", "scarce"))
-    assert relative_error(ours, theirs) < 1e-4
-    assert metrics(tmp_path / "roomy")[-1]["target_tokens"] == metrics(tmp_path / "scarce")[-1]["target_tokens"]
+    assert relative_error(ours, theirs) < 1e-3
+    for one, other in zip(metrics(tmp_path / "roomy"), metrics(tmp_path / "scarce"), strict=True):
+        assert one["target_tokens"] == other["target_tokens"]
+        for key in ("gradient_norm", "query_loss"):
+            assert other.get(key, 0) == pytest.approx(one.get(key, 0), rel=1e-3)
 
 
 def test_a_device_too_small_for_a_sentence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_a_run_without_a_checkpoint_is_resumed_from_its_start(
         meta_train.run(config, data, tmp_path / "run")
     assert not (tmp_path / "run" / "last").exists()
     assert len(metrics(tmp_path / "run")) == 3
-    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+    with pytest.raises(CheckpointError, match="has not reached its first meta-validation"):
         load_checkpoint(tmp_path / "run")
     with pytest.raises(UsageError, match="exists already"):
         meta_train.run(config, data, tmp_path / "run")
