@@ -62,6 +62,16 @@ class Batch:
     def __iter__(self) -> Iterator[MicroBatch]:
         return iter(self.micro_batches)
 
+    def halved(self) -> Batch | None:
+        """Return the same sentences in micro-batches of half as many, or None if each has one only."""
+        parts = [
+            MicroBatch(source, labels, micro.pad_id)
+            for micro in self.micro_batches
+            for source, labels in zip(micro.source.tensor_split(2), micro.labels.tensor_split(2), strict=True)
+            if len(source)
+        ]
+        return Batch(tuple(parts), self.target_tokens) if len(parts) > len(self.micro_batches) else None
+
 
 def make_batch(
     bitext: Bitext, indices: Indices, micro_tokens: int, pad_id: int, pass_tokens: int | None = None

@@ -16,7 +16,7 @@ from metanmt.data.batch import Batch, epoch, make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import Tokenizer
-from metanmt.errors import CorpusError
+from metanmt.errors import CorpusError, MetanmtError
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
 from metanmt.nmt.score import quick_scores
@@ -156,8 +156,7 @@ def fine_tune(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, update, total)
-            optimizer.zero_grad()
-            loss.backward(model, batch)
+            _accumulate_gradient(model, optimizer, loss, batch)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
             report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
@@ -178,6 +177,25 @@ def fine_tune(
         parameter.grad = None
     model.eval()
     return report
+
+
+def _accumulate_gradient(model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch) -> None:
+    """Set `.grad` to that of a logical batch; where memory runs out, again in micro-batches of half the size."""
+    while True:
+        optimizer.zero_grad()
+        try:
+            loss.backward(model, batch)
+            return
+        except torch.OutOfMemoryError:
+            smaller = batch.halved()
+            if smaller is None:
+                raise MetanmtError(
+                    "The memory of the device is too small even for one sentence at a time.",
+                    "Choose a smaller model, or leave long sentences out.",
+                ) from None
+        optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        batch = smaller
 
 
 def _batches(

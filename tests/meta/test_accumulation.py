@@ -42,6 +42,18 @@ def episodes(bitext: Bitext, parts: int) -> list[Episode]:
     return [Episode(toy.PAIR, tuple(batches[:2]), batches[2]), Episode(toy.PAIR, tuple(batches[3:5]), batches[5])]
 
 
+def test_halving_keeps_every_sentence(toy_bitext: Bitext) -> None:
+    batch: Batch | None = make_batch(toy_bitext, np.arange(9), 10_000, 0)
+    counts = []
+    while batch is not None:
+        assert sum(len(part.source) for part in batch) == 9
+        assert sum(int((part.labels != 0).sum()) for part in batch) == batch.target_tokens
+        counts.append(len(batch.micro_batches))
+        batch = batch.halved()
+    assert counts[0] == 1
+    assert counts[-1] == 9
+
+
 def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
     """Return the relative error between two lists of tensors."""
     squares = sum(float((a - b).detach().double().square().sum()) for a, b in zip(ours, theirs, strict=True))
