@@ -43,11 +43,10 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
     store = TokenStore.open(data)
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
-        MetaValidation(store, load_tokenizer(store.tokenizer_folder), config)  # what cannot be run leaves no folder
-        load_tasks(store, config.batch)
+        training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
         files = Run.open(out, config, store.digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
-            training = _Training(config, store, files, ranks, resume=resume)
+            training.start(files, resume=resume)
             training.until_done(interruption)
             if interruption.requested:
                 training.stop()
@@ -57,25 +56,31 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
 class _Training:
     """What a run holds between its steps."""
 
-    def __init__(self, config: Config, store: TokenStore, files: Run, ranks: Ranks, *, resume: bool) -> None:
-        self.config, self.store, self.files, self.ranks = config, store, files, ranks
+    files: Run
+
+    def __init__(self, config: Config, store: TokenStore, ranks: Ranks) -> None:
+        self.config, self.store, self.ranks = config, store, ranks
         self.tokenizer = load_tokenizer(store.tokenizer_folder)
-        tasks = load_tasks(store, config.batch)
+        self.tasks = load_tasks(store, config.batch)
+        self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
+        self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
         self.initialization = make_model(config.model, self.tokenizer).to(device())
         move_only(self.initialization, "all")
         self.fast_model = make_learner(self.initialization)
         self.optimizer = make_optimizer(self.initialization, config.outer)
-        self.state = self.loaded() if resume else RunState()
-        self.sampler = EpisodeSampler(tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
-        self.validate = MetaValidation(store, self.tokenizer, config)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
+
+    def start(self, files: Run, *, resume: bool) -> None:
+        """Begin in the run's folder, or go on from its newest whole checkpoint."""
+        self.files = files
+        self.state = self.loaded() if resume else RunState()
         self.clock = _Clock(self.state.elapsed_seconds)
         if self.state.step == 0:
-            processes = f" in {ranks.size} processes" if ranks.size > 1 else ""
+            outer, processes = self.config.outer, f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
             say(
-                f"{config.outer.learner}: {parameter_count(self.initialization):,} parameters, {len(tasks)} tasks, "
-                f"{config.outer.max_target_tokens:,} target tokens, on {device()}{processes}"
+                f"{outer.learner}: {parameter_count(self.initialization):,} parameters, {len(self.tasks)} tasks, "
+                f"{outer.max_target_tokens:,} target tokens, on {device()}{processes}"
             )
 
     def loaded(self) -> RunState:
