@@ -19,6 +19,7 @@ from metanmt.errors import ConfigError, did_you_mean
 
 Section = TypeVar("Section")
 Update = Literal["all", "embeddings", "embeddings+encoder"]
+LearnerName = Literal["joint", "fomaml", "reptile"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Metric = Literal["chrf", "bleu", "loss"]
 
@@ -51,13 +52,16 @@ class InnerConfig:
 class OuterConfig:
     """The outer loop: how the initialisation is learned."""
 
-    learner: Literal["fomaml", "reptile", "joint"] = setting("fomaml", "the learner")
+    learner: LearnerName = setting("fomaml", "the learner")
     max_target_tokens: int = setting(
         900_000, "cost of the whole run: target tokens in forward-backward passes, support and query alike"
     )
     joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over")
     meta_batch_size: int = setting(4, "tasks an outer step")
     learning_rate: float = setting(1e-3, "peak outer learning rate")
+    own_rate_scale: float = setting(
+        1.0, "outer rate of what a learner learns beside the initialisation, as a multiple of learning_rate"
+    )
     warmup_steps: int = setting(100, "outer steps of linear warm-up")
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] = setting("linear", "decay after the warm-up")
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")

@@ -27,14 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from metanmt.config import Config, load_config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
-from metanmt.meta.outer import LEARNERS, make_optimizer, outer_step
+from metanmt.meta.learners import learner_class
+from metanmt.meta.outer import make_optimizer, outer_step
 from metanmt.meta.task import EpisodeSampler, load_tasks
-from metanmt.meta.weights import make_learner
 from metanmt.nmt.loss import Loss, decoder_input
 from metanmt.nmt.model import make_model, parameter_count
 from metanmt.report import table
@@ -80,12 +81,13 @@ def ours(bench: Bench, learner: str, inner_steps: int) -> Step:
     """Return the step of this package."""
     config = replace(bench.config, inner=replace(bench.config.inner, steps=max(1, inner_steps)))
     initialization = bench.model()
-    fast, optimizer = make_learner(initialization), make_optimizer(initialization, config.outer)
+    made = learner_class(learner)(initialization, config)
+    optimizer = make_optimizer(initialization, made.own, config.outer)
     loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler()
 
     def step(number: int) -> int:
-        episodes = sampler.meta_batch(number, inner_steps, query=LEARNERS[learner].query)
-        outer_step(initialization, fast, episodes, optimizer, LEARNERS[learner], config, loss)
+        episodes = sampler.meta_batch(number, inner_steps, query=made.query)
+        outer_step(initialization, episodes, optimizer, made, config.outer, loss)
         return sum(episode.target_tokens for episode in episodes)
 
     return step
@@ -97,7 +99,7 @@ def plain(bench: Bench, batches: int) -> Step:
     No copy of the model, no inner update: forward, backward, clipping and one step of the optimiser an update.
     """
     model = bench.model()
-    optimizer = make_optimizer(model, bench.config.outer)
+    optimizer = make_optimizer(model, nn.Module(), bench.config.outer)
     loss, sampler = Loss(bench.config.outer.label_smoothing, bench.config.run.precision), bench.sampler()
 
     def step(number: int) -> int:
@@ -118,7 +120,10 @@ def higher_fomaml(bench: Bench, inner_steps: int) -> Step:
     import higher
 
     model = bench.model()
-    optimizer, inner = make_optimizer(model, bench.config.outer), torch.optim.SGD(model.parameters(), lr=RATE)
+    optimizer, inner = (
+        make_optimizer(model, nn.Module(), bench.config.outer),
+        torch.optim.SGD(model.parameters(), lr=RATE),
+    )
     sampler, config = bench.sampler(), bench.config
 
     def batch_loss(network: Any, batch: Any) -> torch.Tensor:

@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from metanmt.cli import parser
-from metanmt.config import Config, InnerConfig, OuterConfig
+from metanmt.config import InnerConfig, OuterConfig
 from metanmt.data.manifest import load_manifest
-from metanmt.meta.adaptation import adapt
-from metanmt.meta.outer import LEARNERS, fomaml_gradient, outer_step
+from metanmt.meta.outer import outer_step
 from metanmt.meta.task import Episode
-from metanmt.meta.weights import accumulate, load_weights, make_learner
-from tests.meta.quadratic import Parabola, Quadratic, Weight
+from tests.meta.quadratic import Parabola, Quadratic, Weight, learner_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +68,7 @@ def test_the_ten_line_loop_is_the_programs_loop() -> None:
     loop = next(block for block in blocks("python") if "sampler.meta_batch" in block)
     assert len(loop.splitlines()) <= 10
     episodes = [Episode(None, (task,) * 2, task) for task in (Parabola(2, 1), Parabola(0.5, -1))]  # type: ignore[arg-type]
-    config = Config(inner=InnerConfig(steps=2, learning_rate=0.1), outer=OuterConfig(clip_norm=0, meta_batch_size=2))
+    inner, outer = InnerConfig(steps=2, learning_rate=0.1), OuterConfig(clip_norm=0, meta_batch_size=2)
 
     class Sampler:
         def meta_batch(self, step: int, inner_steps: int) -> list[Episode]:
@@ -82,20 +80,15 @@ def test_the_ten_line_loop_is_the_programs_loop() -> None:
         "optimizer": torch.optim.SGD(printed.parameters(), lr=0.1),
         "sampler": Sampler(),
         "inner_steps": 2,
-        "learner": make_learner(printed),
+        "learner": learner_of("fomaml", printed, inner),
         "initialization": printed,
-        "inner": config.inner,
         "loss": Quadratic(),
         "meta_batch_size": 2,
-        "load_weights": load_weights,
-        "adapt": adapt,
-        "fomaml_gradient": fomaml_gradient,
-        "accumulate": accumulate,
     }
     exec(loop, names)
-    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+    optimizer, learner = torch.optim.SGD(ours.parameters(), lr=0.1), learner_of("fomaml", ours, inner)
     for _ in range(3):
-        outer_step(ours, make_learner(ours), episodes, optimizer, LEARNERS["fomaml"], config, Quadratic())
+        outer_step(ours, episodes, optimizer, learner, outer, Quadratic())
     assert torch.equal(printed.shared, ours.shared)
     assert printed.shared.item() != 3.0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from metanmt.commands.shared import items, natural, pair_argument, print_json, set_argument, show
-from metanmt.config import Config, build, load_config, override
+from metanmt.config import Config, LearnerName, build, load_config, override
 from metanmt.errors import ConfigError
 from metanmt.runlog import duration, say
 
@@ -55,7 +55,7 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", type=Path, metavar="CONFIG.toml", help="a configuration file, or a shipped name: tiny")
     sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    sub.add_argument("--learner", choices=["fomaml", "reptile", "joint"], help="short for --set outer.learner=...")
+    sub.add_argument("--learner", choices=get_args(LearnerName), help="short for --set outer.learner=...")
     set_argument(sub)
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from metanmt.config import Config, Update, build, load_config, setting
+from metanmt.config import Config, LearnerName, Update, build, load_config, setting
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
@@ -29,7 +29,7 @@ SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
 class ArmConfig:
     """One initialisation to compare."""
 
-    learner: Literal["none", "joint", "fomaml", "reptile", ""] = setting("", 'how it is learned; "none": from scratch')
+    learner: LearnerName | Literal["none", ""] = setting("", 'how it is learned; "none": from scratch')
     checkpoint: str = setting("", "a run or checkpoint that is there already, instead of a learner")
     set: tuple[str, ...] = setting((), "settings of this arm, each section.key=value")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -15,34 +16,48 @@ from metanmt.nmt.model import update_weights
 ADAM_EPSILON = 1e-8
 
 
-class Backward(Protocol):
-    """Adds the gradient of the mean loss of a logical batch to `.grad`; `nmt.loss.Loss` is one."""
+class Loss(Protocol):
+    """The mean loss of a logical batch and its gradient; `nmt.loss.Loss` is one."""
 
-    def backward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss, detached."""
+    def backward(self, model: nn.Module, batch: Batch, scale: float = 1.0) -> Tensor:
+        """Add `scale` times the gradient of the mean loss to `.grad` of the model; return the mean loss, detached."""
 
 
-def adapt(learner: nn.Module, support: Sequence[Batch], inner: InnerConfig, loss: Backward) -> list[Tensor]:
+def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, loss: Loss) -> list[Tensor]:
     """Update the fast weights in place, one step a support batch; return the loss before each step.
 
     First-order: no graph is kept across the steps, so any kernel and any precision may be used.
 
     Args:
-        learner: holds phi; on entry equal to the initialisation.
-        support: one logical batch a step; empty for joint training, which leaves the learner as it is.
+        fast_model: holds phi; on entry equal to the initialisation.
+        support: one logical batch a step.
         inner: optimiser, rate, and which parameters are fast.
         loss: what to descend.
 
     Reference: Finn, Abbeel, Levine 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks".
     """
-    fast = list(update_weights(learner, inner.update).values()) if support else []
+    step = sign_step if inner.optimizer == "sign" else sgd_step
     losses = []
-    for batch in support:
-        losses.append(loss.backward(learner, batch))
-        step = sign_step if inner.optimizer == "sign" else sgd_step
-        step([weight for weight in fast if weight.grad is not None], inner.learning_rate)
-        learner.zero_grad(set_to_none=True)
+    with only_fast(fast_model, inner.update) as fast:
+        for batch in support:
+            losses.append(loss.backward(fast_model, batch))
+            step([weight for weight in fast if weight.grad is not None], inner.learning_rate)
+            fast_model.zero_grad()
     return losses
+
+
+@contextmanager
+def only_fast(model: nn.Module, update: str) -> Iterator[list[nn.Parameter]]:
+    """Yield the fast weights of an update strategy; meanwhile no gradient is computed for the others."""
+    fast = update_weights(model, update)
+    slow = [weight for name, weight in model.named_parameters() if name not in fast and weight.requires_grad]
+    for weight in slow:
+        weight.requires_grad_(False)
+    try:
+        yield [weight for weight in fast.values() if weight.requires_grad]
+    finally:
+        for weight in slow:
+            weight.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -67,16 +67,18 @@ class Ranks:
             distributed.all_reduce(sums)
         return float(sums[0] / sums[1])
 
-    def sum_gradients(self, initialization: nn.Module) -> None:
+    def sum_gradients(self, learned: nn.Module) -> None:
         """Sum `.grad` over all ranks, in flat buckets that are reduced while the next is filled.
 
-        A weight without a gradient on this rank counts as zero.
+        A weight without a gradient on this rank counts as zero; one without on any has none afterwards either.
         """
-        if self.size == 1:
+        weights = list(trainable_weights(learned).values())
+        if self.size == 1 or not weights:
             return
-        weights = list(trainable_weights(initialization).values())
-        for weight in weights:
-            if weight.grad is None:
+        for weight, ranks_with in zip(
+            weights, self.total(*(weight.grad is not None for weight in weights)), strict=True
+        ):
+            if weight.grad is None and ranks_with:
                 weight.grad = torch.zeros_like(weight)
         started = []
         for bucket in _buckets([weight.grad for weight in weights if weight.grad is not None]):

@@ -1,93 +1,23 @@
-"""The outer loop: how episodes move the initialisation. One function a learner; joint training is the one without
-an inner loop.
-"""
+"""The outer loop: how episodes move the initialisation, whatever the learner."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metanmt.config import Config, OuterConfig
-from metanmt.data.batch import Batch
-from metanmt.meta.adaptation import Backward, adapt
+from metanmt.config import OuterConfig
+from metanmt.meta.adaptation import Loss
 from metanmt.meta.distributed import ALONE, Ranks
+from metanmt.meta.learner import Learner
 from metanmt.meta.task import Episode
-from metanmt.meta.weights import Weights, accumulate, load_weights, trainable_weights
+from metanmt.meta.weights import trainable_weights
 from metanmt.nmt.model import clip_gradient
 from metanmt.runtime import seed_torch
-
-
-class OuterGradient(Protocol):
-    """Returns the direction against which the initialisation moves, by parameter name."""
-
-    def __call__(
-        self, initialization: nn.Module, learner: nn.Module, query: Batch | None, loss: Backward
-    ) -> tuple[Weights, Tensor | None]:
-        """Return the gradient and the query loss, if there is one."""
-
-
-def fomaml_gradient(
-    initialization: nn.Module, learner: nn.Module, query: Batch | None, loss: Backward
-) -> tuple[Weights, Tensor | None]:
-    """Return the gradient of the query loss at the fast weights, to be applied to the initialisation.
-
-    Without an inner step the fast weights are the initialisation, and this is the gradient of joint multilingual
-    training: the baseline is the same code.
-
-    Args:
-        initialization: theta; unused, kept so that every outer gradient has one signature.
-        learner: holds the fast weights phi after `adapt`; its `.grad` is overwritten.
-        query: the logical batch to judge phi by.
-        loss: mean loss over the query's target tokens.
-
-    Reference: Finn, Abbeel, Levine 2017, section 5.2 ("first-order approximation").
-    """
-    assert query is not None, "FOMAML needs a query set"
-    learner.zero_grad(set_to_none=True)
-    query_loss = loss.backward(learner, query)
-    gradient = {name: w.grad for name, w in trainable_weights(learner).items() if w.grad is not None}
-    return gradient, query_loss
-
-
-@torch.no_grad()
-def reptile_gradient(
-    initialization: nn.Module, learner: nn.Module, query: Batch | None, loss: Backward
-) -> tuple[Weights, Tensor | None]:
-    """Return the direction from the adapted weights back to the initialisation, theta - phi.
-
-    With one plain SGD inner step this is the inner learning rate times the ordinary gradient, which the tests use.
-
-    Args:
-        initialization: theta, not modified.
-        learner: holds the fast weights phi after `adapt`.
-        query: unused; kept so that every outer gradient has one signature.
-        loss: unused, likewise.
-
-    Reference: Nichol, Achiam, Schulman 2018, "On First-Order Meta-Learning Algorithms".
-    """
-    theta, phi = trainable_weights(initialization), trainable_weights(learner)
-    return dict(zip(theta, torch._foreach_sub(list(theta.values()), list(phi.values())), strict=True)), None
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What distinguishes a learner: its outer gradient, whether it adapts, and whether it is judged on a query set."""
-
-    outer_gradient: OuterGradient
-    inner_loop: bool
-    query: bool
-
-
-LEARNERS: dict[str, Learner] = {
-    "joint": Learner(fomaml_gradient, inner_loop=False, query=True),
-    "fomaml": Learner(fomaml_gradient, inner_loop=True, query=True),
-    "reptile": Learner(reptile_gradient, inner_loop=True, query=False),
-}
 
 
 @dataclass(frozen=True)
@@ -105,12 +35,11 @@ class StepReport:
 
 def outer_step(
     initialization: nn.Module,
-    fast_model: nn.Module,
     episodes: Sequence[Episode],
     optimizer: torch.optim.Optimizer,
     learner: Learner,
-    config: Config,
-    loss: Backward,
+    outer: OuterConfig,
+    loss: Loss,
     ranks: Ranks = ALONE,
 ) -> StepReport:
     """Move the initialisation by one meta-batch of episodes, and return the losses on the way.
@@ -122,17 +51,17 @@ def outer_step(
     optimizer.zero_grad()
     for episode in episodes:
         seed_torch(*episode.seed)  # dropout
-        load_weights(fast_model, initialization)  # fast weights start at the initialisation
-        support_losses += adapt(fast_model, episode.support, config.inner, loss)
-        gradient, query_loss = learner.outer_gradient(initialization, fast_model, episode.query, loss)
-        accumulate(initialization, gradient, scale=1 / config.outer.meta_batch_size)
-        query_losses += [] if query_loss is None else [query_loss]
-    ranks.sum_gradients(initialization)
-    norm = clip_gradient(initialization.parameters(), config.outer.clip_norm)
-    [failed] = ranks.total(not all_finite([norm, *support_losses, *query_losses]))
+        learner.load(initialization)  # fast weights start at the initialisation
+        support_losses += learner.adapt(episode.support, loss)  # the inner loop
+        query_losses += learner.accumulate(initialization, episode.query, loss, scale=1 / outer.meta_batch_size)
+    norms = []
+    for learned in learner.learned:
+        ranks.sum_gradients(learned)
+        norms.append(clip_gradient(learned.parameters(), outer.clip_norm))
+    [failed] = ranks.total(not all_finite([*norms, *support_losses, *query_losses]))
     if not failed:
         optimizer.step()
-    return StepReport(support_losses, query_losses, norm, skipped=failed > 0)
+    return StepReport(support_losses, query_losses, norms[0], skipped=failed > 0)
 
 
 def all_finite(values: Sequence[Tensor]) -> bool:
@@ -140,15 +69,31 @@ def all_finite(values: Sequence[Tensor]) -> bool:
     return bool(torch.stack(list(values)).isfinite().all())
 
 
-def make_optimizer(initialization: nn.Module, outer: OuterConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable weights, as one kernel (Loshchilov, Hutter 2019)."""
+def make_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfig) -> torch.optim.AdamW:
+    """Return AdamW over what is learned, as one kernel (Loshchilov, Hutter 2019).
+
+    Args:
+        initialization: its trainable weights are the first group.
+        own: what the learner learns beside it; a group with a rate of its own, and no decay towards zero.
+        outer: rates and decay.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": list(trainable_weights(initialization).values()), "rate_scale": 1.0},
+        {"params": list(own.parameters()), "rate_scale": outer.own_rate_scale, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
-        list(trainable_weights(initialization).values()),
+        [group for group in groups if group["params"]],
         lr=outer.learning_rate,
         betas=(0.9, outer.adam_beta2),
         weight_decay=outer.weight_decay,
         fused=True,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the outer learning rate of every group, each by its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_scale"]
 
 
 def learning_rate(outer: OuterConfig, step: int, share_done: float) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +52,8 @@ from metanmt.runtime import (
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+OWN = "learner."  # before the names of what the learner learns beside the initialisation
+NOTHING = nn.Module()
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class Run:
         optimizer: torch.optim.Optimizer,
         tokenizer: Tokenizer,
         pair: Pair,
+        own: nn.Module = NOTHING,
     ) -> None:
         """Write a checkpoint; keep it, those before it that are to be kept, the best one of each, and no other.
 
@@ -165,7 +169,7 @@ class Run:
             self._board.sync()
         with new_folder(self._path(state.step), overwrite=True) as folder:
             save_checkpoint(folder, model, tokenizer, pair)
-            save_file(_optimizer_tensors(model, optimizer), str(folder / "trainer.safetensors"))
+            save_file(_trainer_tensors(model, own, optimizer), str(folder / "trainer.safetensors"))
             write_json(folder / "trainer.json", asdict(state))
             write_digests(folder)
         self._link("last", state.step)
@@ -176,8 +180,8 @@ class Run:
             if step not in keep:
                 remove_folder(self._path(step))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
-        """Set model and optimiser to the newest whole checkpoint and return where the run stood.
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, own: nn.Module = NOTHING) -> RunState:
+        """Set everything that is learned to the newest whole checkpoint and return where the run stood.
 
         A damaged checkpoint is named, and the one before it is used. What the run wrote after that one is removed. A
         run without a checkpoint starts from its first step. Of several processes the one that holds the lock loads
@@ -187,7 +191,7 @@ class Run:
             CheckpointError: every checkpoint is damaged.
         """
         if self._lock is None:
-            return self._read(self._steps()[-1], model, optimizer) if self._steps() else RunState()
+            return self._read(self._steps()[-1], model, optimizer, own) if self._steps() else RunState()
         damaged = {step: damage(self._path(step)) for step in self._steps()}
         whole = [step for step, reason in damaged.items() if reason is None]
         newest = max(whole, default=0)
@@ -199,7 +203,7 @@ class Run:
                 f"Every checkpoint of {self.folder} is damaged; the newest: {damaged[max(damaged)]}.",
                 "Copy the run again if there is another copy, or start it anew in a new folder.",
             )
-        state = self._read(newest, model, optimizer) if whole else RunState()
+        state = self._read(newest, model, optimizer, own) if whole else RunState()
         if state.step < max(damaged, default=0):
             say(f"Going on from the one before, step {state.step}.")
         for step in damaged:
@@ -240,14 +244,17 @@ class Run:
         names = (path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _read(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
+    def _read(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, own: nn.Module) -> RunState:
         folder = self._path(step)
         try:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
             state = RunState(**{item.name: values[item.name] for item in fields(RunState)})
             tensors = load_file(folder / "trainer.safetensors")
             model.load_state_dict(load_model(str(folder)).state_dict())
-            for name, parameter in model.named_parameters():
+            with torch.no_grad():
+                for name, parameter in own.named_parameters():
+                    parameter.copy_(tensors[f"{OWN}{name}"])
+            for name, parameter in _learned(model, own):
                 moments = {part: tensors[f"{name}.{part}"] for part in MOMENTS if f"{name}.{part}" in tensors}
                 if moments:
                     optimizer.state[parameter] = {
@@ -313,10 +320,16 @@ def _best_step(folder: Path) -> int | None:
     return int(step) if step is not None else None
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{part}": optimizer.state[parameter][part].detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for part in MOMENTS
-        if parameter in optimizer.state
-    }
+def _learned(model: nn.Module, own: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield every parameter that the optimiser moves, by its name in a checkpoint."""
+    yield from model.named_parameters()
+    yield from ((f"{OWN}{name}", parameter) for name, parameter in own.named_parameters())
+
+
+def _trainer_tensors(model: nn.Module, own: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return what a checkpoint holds beside the model: the optimiser's moments, and what the learner learns itself."""
+    tensors = {f"{OWN}{name}": parameter for name, parameter in own.named_parameters()}
+    for name, parameter in _learned(model, own):
+        if parameter in optimizer.state:
+            tensors |= {f"{name}.{part}": optimizer.state[parameter][part] for part in MOMENTS}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -44,14 +44,14 @@ class Episode:
     seed: tuple[int, ...] = (0,)
 
     @property
-    def target_tokens(self) -> int:
-        """Target tokens that the episode costs in forward-backward passes."""
-        return sum(batch.target_tokens for batch in self.batches)
+    def batches(self) -> tuple[Batch, ...]:
+        """Every logical batch of the episode."""
+        return self.support if self.query is None else (*self.support, self.query)
 
     @property
-    def batches(self) -> tuple[Batch, ...]:
-        """Every logical batch of the episode: each is one gradient computation."""
-        return self.support if self.query is None else (*self.support, self.query)
+    def target_tokens(self) -> int:
+        """Target tokens of all its batches."""
+        return sum(batch.target_tokens for batch in self.batches)
 
 
 def load_tasks(store: TokenStore, batch: BatchConfig) -> list[Task]:

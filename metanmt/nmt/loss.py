@@ -45,12 +45,12 @@ class Loss:
             _at_least_float32(logits), labels, reduction="sum", label_smoothing=self.label_smoothing
         )
 
-    def backward(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Add the gradient of the mean loss of a logical batch to `.grad`; return that loss, detached."""
+    def backward(self, model: PreTrainedModel, batch: Batch, scale: float = 1.0) -> Tensor:
+        """Add `scale` times the gradient of the mean loss of a logical batch to `.grad`; return that loss, detached."""
         total = torch.zeros((), device=model.device)
         for micro_batch in batch:
             loss = self.summed(model, micro_batch.to(model.device)) / batch.target_tokens
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss * scale)
             total += loss.detach()
         return total
 

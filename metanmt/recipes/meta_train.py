@@ -15,11 +15,12 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import DivergenceError, MetanmtError
 from metanmt.meta.distributed import Ranks, joined_ranks
-from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, make_optimizer, outer_step
+from metanmt.meta.learner import Learner
+from metanmt.meta.learners import learner_class
+from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_step, set_learning_rate
 from metanmt.meta.run import Run, RunState
 from metanmt.meta.task import Episode, EpisodeSampler, load_tasks
 from metanmt.meta.validation import MetaValidation
-from metanmt.meta.weights import make_learner
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import make_model, move_only, parameter_count
 from metanmt.runlog import Progress, say
@@ -67,8 +68,10 @@ class _Training:
         seed_torch(config.run.seed)
         self.initialization = make_model(config.model, self.tokenizer).to(device())
         move_only(self.initialization, "all")
-        self.fast_model = make_learner(self.initialization)
-        self.optimizer = make_optimizer(self.initialization, config.outer)
+        self.joint, self.learner = (
+            learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
+        )
+        self.optimizer = make_optimizer(self.initialization, self.learner.own, config.outer)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
 
     def start(self, files: Run, *, resume: bool) -> None:
@@ -87,7 +90,7 @@ class _Training:
         """Set the run to its newest whole checkpoint; the first process mends the folder before the others read it."""
         if not self.ranks.first:
             self.ranks.total(0)
-        state = self.files.load(self.initialization, self.optimizer)
+        state = self.files.load(self.initialization, self.optimizer, self.learner.own)
         if self.ranks.first:
             self.ranks.total(0)
         return state
@@ -118,16 +121,14 @@ class _Training:
         """Make one outer step; return whether any process was asked to stop."""
         config, state = self.config, self.state
         phase = phase_of(config, state.target_tokens)
-        learner = LEARNERS[phase]
+        learner = self.joint if phase == "joint" else self.learner
         rate = learning_rate(config.outer, state.step, state.target_tokens / config.outer.max_target_tokens)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         try:
             episodes = self.episodes(learner)
+            costs = [learner.cost(episode) for episode in episodes]
             tokens, computations, stopping = self.ranks.total(
-                sum(episode.target_tokens for episode in episodes),
-                sum(len(episode.batches) for episode in episodes),
-                stop_requested,
+                sum(tokens for tokens, _ in costs), sum(computations for _, computations in costs), stop_requested
             )
             report = self.outer_step(learner, episodes)
             self.state = replace(
@@ -152,8 +153,7 @@ class _Training:
 
     def episodes(self, learner: Learner) -> list[Episode]:
         """Return this process' episodes of the step in hand; the same ones whenever asked."""
-        inner_steps = self.config.inner.steps if learner.inner_loop else 0
-        return self.sampler.meta_batch(self.state.step, inner_steps, query=learner.query, ranks=self.ranks)
+        return self.sampler.meta_batch(self.state.step, learner.inner_steps, query=learner.query, ranks=self.ranks)
 
     def outer_step(self, learner: Learner, episodes: list[Episode]) -> StepReport:
         """Make the outer step; where memory runs out, make it again in micro-batches of half the size."""
@@ -161,11 +161,10 @@ class _Training:
             try:
                 return outer_step(
                     self.initialization,
-                    self.fast_model,
                     episodes,
                     self.optimizer,
                     learner,
-                    self.config,
+                    self.config.outer,
                     self.loss,
                     self.ranks,
                 )
@@ -178,7 +177,7 @@ class _Training:
                     ) from None
                 say(f"Out of memory: micro-batches of {half:,} tokens from here on; the result stays the same.")
                 self.config = replace(self.config, batch=replace(self.config.batch, micro_tokens=half))
-            self.fast_model.zero_grad()
+            learner.release()
             torch.cuda.empty_cache()
             self.sampler.batch = self.config.batch
             self.validate = MetaValidation(self.store, self.tokenizer, self.config)
@@ -189,7 +188,7 @@ class _Training:
         state, config = self.state, self.config
         done = state.target_tokens >= config.outer.max_target_tokens
         if _validations(state, config) > state.validations or done:
-            scores = self.validate(self.fast_model, self.initialization)
+            scores = self.validate(self.learner.fast_model, self.initialization)
             self.state = _validated(state, config, scores, self.files, self.clock)
             self.save()
         elif stopping or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes:
@@ -200,7 +199,7 @@ class _Training:
         now = self.clock()
         self.state = replace(self.state, elapsed_seconds=now, saved_at_seconds=now)
         pair = self.store.pairs("meta-train")[0]
-        self.files.save(self.state, self.initialization, self.optimizer, self.tokenizer, pair)
+        self.files.save(self.state, self.initialization, self.optimizer, self.tokenizer, pair, self.learner.own)
 
     def survive(self, error: RuntimeError) -> None:
         """Save what the steps before reached when another process has died in this one, and say so.

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from metanmt.config import Config, InnerConfig
+from metanmt.meta.learner import Learner
+from metanmt.meta.learners import learner_class
+from metanmt.meta.task import Episode
+
 
 @dataclass(frozen=True)
 class Parabola:
@@ -27,7 +32,17 @@ class Weight(nn.Module):
 class Quadratic:
     """The loss of the closed forms, with its gradient by autograd."""
 
-    def backward(self, model: nn.Module, batch: Parabola) -> Tensor:
+    def backward(self, model: nn.Module, batch: Parabola, scale: float = 1.0) -> Tensor:
         loss = (0.5 * batch.a * (model.shared - batch.c) ** 2).sum()
-        loss.backward()
+        (scale * loss).backward()
         return loss.detach()
+
+
+def learner_of(name: str, theta: Weight, inner: InnerConfig | None = None) -> Learner:
+    """Return a learner of this name for the one weight."""
+    return learner_class(name)(theta, Config(inner=inner or InnerConfig()))
+
+
+def episode_of(learner: Learner, task: Parabola) -> Episode:
+    """Return an episode as the learner wants it, with the one task as support and query."""
+    return Episode(None, (task,) * learner.inner_steps, task if learner.query else None)  # type: ignore[arg-type]

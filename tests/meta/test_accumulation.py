@@ -15,9 +15,9 @@ from metanmt.data.batch import Batch, MicroBatch, make_batch
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.meta.adaptation import adapt
-from metanmt.meta.outer import LEARNERS, outer_step
+from metanmt.meta.learners import learner_class
+from metanmt.meta.outer import outer_step
 from metanmt.meta.task import Episode
-from metanmt.meta.weights import make_learner
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.tuning import fine_tune
 from tests import toy
@@ -84,7 +84,8 @@ def test_the_outer_gradient_is_the_same(
         found = episodes(toy_bitext, count)
         if learner == "joint":
             found = [replace(episode, support=()) for episode in found]
-        outer_step(initialization, make_learner(initialization), found, optimizer, LEARNERS[learner], CONFIG, LOSS)
+        made = learner_class(learner)(initialization, CONFIG)
+        outer_step(initialization, found, optimizer, made, CONFIG.outer, LOSS)
         gradients.append([weight.grad for weight in initialization.parameters() if weight.grad is not None])
     assert distance(*gradients) < 1e-5
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from metanmt.config import Config, InnerConfig, OuterConfig
-from metanmt.meta.adaptation import adapt, sign_step
-from metanmt.meta.outer import LEARNERS, fomaml_gradient, learning_rate, outer_step, reptile_gradient
-from metanmt.meta.task import Episode
-from metanmt.meta.weights import load_weights, make_learner
-from tests.meta.quadratic import Parabola, Quadratic, Weight
+from metanmt.config import InnerConfig, LearnerName, OuterConfig
+from metanmt.meta.adaptation import sign_step
+from metanmt.meta.learner import Learner
+from metanmt.meta.outer import learning_rate, outer_step
+from tests.meta.quadratic import Parabola, Quadratic, Weight, episode_of, learner_of
 
 ALPHA, STEPS, THETA = 0.1, 5, 3.0
 SUPPORT, QUERY = Parabola(a=2, c=1), Parabola(a=0.5, c=-1)
@@ -22,47 +23,66 @@ def theta() -> Weight:
     return Weight(THETA)
 
 
-def adapted(theta: Weight, inner: InnerConfig = INNER, steps: int = STEPS) -> Weight:
-    phi = make_learner(theta)
-    load_weights(phi, theta)
-    adapt(phi, [SUPPORT] * steps, inner, Quadratic())
-    return phi
+def adapted(name: str, theta: Weight, steps: int = STEPS) -> Learner:
+    """Return a learner after its inner loop."""
+    learner = learner_of(name, theta, INNER)
+    learner.load(theta)
+    learner.adapt([SUPPORT] * steps, Quadratic())  # type: ignore[list-item]
+    return learner
+
+
+def outer_gradient(learner: Learner, theta: Weight, query: Parabola | None = QUERY) -> tuple[float, list[float]]:
+    """Return the gradient that the learner adds to the initialisation's, and its query losses."""
+    losses = learner.accumulate(theta, query, Quadratic(), scale=1.0)  # type: ignore[arg-type]
+    assert theta.shared.grad is not None
+    return theta.shared.grad.item(), [loss.item() for loss in losses]
 
 
 def test_inner_loop_reaches_the_closed_form(theta: Weight) -> None:
-    assert adapted(theta).shared.item() == pytest.approx(1.65536)
+    assert adapted("fomaml", theta).fast_model.shared.item() == pytest.approx(1.65536)
     assert theta.shared.item() == THETA
+    assert theta.shared.grad is None
 
 
 def test_reptile_direction(theta: Weight) -> None:
-    gradient, query_loss = reptile_gradient(theta, adapted(theta), None, Quadratic())
-    assert gradient["shared"].item() == pytest.approx(1.34464)
-    assert query_loss is None
+    gradient, query_losses = outer_gradient(adapted("reptile", theta), theta, None)
+    assert gradient == pytest.approx(1.34464)
+    assert query_losses == []
 
 
 def test_fomaml_gradient(theta: Weight) -> None:
-    gradient, query_loss = fomaml_gradient(theta, adapted(theta), QUERY, Quadratic())
-    assert gradient["shared"].item() == pytest.approx(1.32768)
-    assert query_loss is not None
-    assert query_loss.item() == pytest.approx(0.25 * (1.65536 + 1) ** 2)
+    gradient, query_losses = outer_gradient(adapted("fomaml", theta), theta)
+    assert gradient == pytest.approx(1.32768)
+    assert query_losses == [pytest.approx(0.25 * (1.65536 + 1) ** 2)]
 
 
 def test_fomaml_equals_the_gradient_at_an_independent_copy(theta: Weight) -> None:
-    phi = adapted(theta)
-    other = Weight(phi.shared.item())
+    learner = adapted("fomaml", theta)
+    other = Weight(learner.fast_model.shared.item())
     Quadratic().backward(other, QUERY)
-    gradient, _ = fomaml_gradient(theta, phi, QUERY, Quadratic())
-    assert torch.equal(gradient["shared"], other.shared.grad)
+    outer_gradient(learner, theta)
+    assert torch.equal(theta.shared.grad, other.shared.grad)  # type: ignore[arg-type]
 
 
 def test_fomaml_without_inner_steps_is_the_joint_gradient(theta: Weight) -> None:
-    gradient, _ = fomaml_gradient(theta, adapted(theta, steps=0), QUERY, Quadratic())
-    assert gradient["shared"].item() == pytest.approx(0.5 * (THETA + 1))
+    gradient, _ = outer_gradient(adapted("fomaml", theta, steps=0), theta)
+    assert gradient == pytest.approx(0.5 * (THETA + 1))
+    joint = Weight(THETA)
+    assert outer_gradient(learner_of("joint", joint), joint)[0] == gradient
 
 
 def test_reptile_with_one_sgd_step_is_alpha_times_the_gradient(theta: Weight) -> None:
-    gradient, _ = reptile_gradient(theta, adapted(theta, steps=1), None, Quadratic())
-    assert gradient["shared"].item() == pytest.approx(ALPHA * 2 * (THETA - 1))
+    gradient, _ = outer_gradient(adapted("reptile", theta, steps=1), theta, None)
+    assert gradient == pytest.approx(ALPHA * 2 * (THETA - 1))
+
+
+@pytest.mark.parametrize("name", ["joint", "fomaml", "reptile"])
+def test_gradients_add_up_and_leave_the_fast_weights_none(name: str, theta: Weight) -> None:
+    learner = adapted(name, theta)
+    once, _ = outer_gradient(learner, theta, QUERY if learner.query else None)
+    twice, _ = outer_gradient(learner, theta, QUERY if learner.query else None)
+    assert twice == pytest.approx(2 * once)
+    assert learner.fast_model.shared.grad is None
 
 
 def test_sign_step_is_the_first_step_of_a_fresh_adam() -> None:
@@ -76,24 +96,28 @@ def test_sign_step_is_the_first_step_of_a_fresh_adam() -> None:
         assert ours.shared.item() == pytest.approx(adams.shared.item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(LEARNERS))
-def test_outer_step_averages_over_the_meta_batch(name: str) -> None:
-    learner = LEARNERS[name]
-    theta, steps = Weight(THETA), 2 if learner.inner_loop else 0
-    phi = make_learner(theta)
+@pytest.mark.parametrize("name", ["joint", "fomaml", "reptile"])
+def test_outer_step_averages_over_the_meta_batch(name: str, theta: Weight) -> None:
+    learner = learner_of(name, theta, InnerConfig(steps=2, learning_rate=ALPHA))
     optimizer = torch.optim.SGD(theta.parameters(), lr=0.5)
     targets = [Parabola(2, 1), Parabola(0.5, -1), Parabola(1, 4)]
-    episodes = [
-        Episode(None, (task,) * steps, task if learner.query else None)  # type: ignore[arg-type]
-        for task in targets
-    ]
-    config = Config(inner=INNER, outer=OuterConfig(clip_norm=0.0, meta_batch_size=3))
-    outer_step(theta, phi, episodes, optimizer, learner, config, Quadratic())
+    episodes = [episode_of(learner, task) for task in targets]
+    outer_step(theta, episodes, optimizer, learner, OuterConfig(clip_norm=0.0, meta_batch_size=3), Quadratic())
     directions = []
     for task in targets:
-        fast = task.c + (1 - ALPHA * task.a) ** steps * (THETA - task.c)
+        fast = task.c + (1 - ALPHA * task.a) ** learner.inner_steps * (THETA - task.c)
         directions.append(THETA - fast if name == "reptile" else task.a * (fast - task.c))
     assert theta.shared.item() == pytest.approx(THETA - 0.5 * sum(directions) / len(directions))
+
+
+@pytest.mark.parametrize("name", get_args(LearnerName))
+def test_every_learner_descends(name: str, theta: Weight) -> None:
+    learner = learner_of(name, theta, InnerConfig(steps=2, learning_rate=ALPHA))
+    optimizer = torch.optim.SGD(theta.parameters(), lr=0.1)
+    outer, episodes = OuterConfig(clip_norm=0.0, meta_batch_size=1), [episode_of(learner, SUPPORT)]
+    for _ in range(50):
+        outer_step(theta, episodes, optimizer, learner, outer, Quadratic())
+    assert abs(theta.shared.item() - SUPPORT.c) < 0.6 * abs(THETA - SUPPORT.c)
 
 
 def test_schedules_warm_up_and_decay() -> None:

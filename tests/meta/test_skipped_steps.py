@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from metanmt.config import Config, InnerConfig, OuterConfig
-from metanmt.meta.outer import LEARNERS, StepReport, all_finite, outer_step
-from metanmt.meta.task import Episode
-from metanmt.meta.weights import make_learner
-from tests.meta.quadratic import Parabola, Quadratic, Weight
+from metanmt.config import InnerConfig, LearnerName, OuterConfig
+from metanmt.meta.outer import StepReport, all_finite, outer_step
+from tests.meta.quadratic import Parabola, Quadratic, Weight, episode_of, learner_of
 
 PLAIN = Parabola(2, 1)
 
@@ -20,23 +19,20 @@ PLAIN = Parabola(2, 1)
 class InfiniteLoss(Quadratic):
     """A finite gradient, but a loss of infinity."""
 
-    def backward(self, model: torch.nn.Module, batch: Parabola) -> Tensor:
-        return super().backward(model, batch) + (math.inf if batch.c == -1 else 0)
+    def backward(self, model: torch.nn.Module, batch: Parabola, scale: float = 1.0) -> Tensor:
+        return super().backward(model, batch, scale) + (math.inf if batch.c == -1 else 0)
 
 
 def one_step(
     weight: Weight, optimizer: torch.optim.Optimizer, batch: Parabola, loss: Quadratic, name: str = "joint"
 ) -> StepReport:
-    learner = LEARNERS[name]
-    support = (batch,) if learner.inner_loop else ()
-    episode = Episode(None, support, batch if learner.query else None)  # type: ignore[arg-type]
-    good = Episode(None, (PLAIN,) * len(support), PLAIN if learner.query else None)  # type: ignore[arg-type]
-    config = Config(inner=InnerConfig(steps=1), outer=OuterConfig(clip_norm=1.0))
-    return outer_step(weight, make_learner(weight), [good, episode], optimizer, learner, config, loss)
+    learner = learner_of(name, weight, InnerConfig(steps=1))
+    episodes = [episode_of(learner, task) for task in (PLAIN, batch)]
+    return outer_step(weight, episodes, optimizer, learner, OuterConfig(clip_norm=1.0), loss)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", sorted(LEARNERS))
+@pytest.mark.parametrize("name", get_args(LearnerName))
 def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(name: str, value: float) -> None:
     weight, loss = Weight(3.0), Quadratic()
     optimizer = torch.optim.AdamW(weight.parameters(), lr=0.1, weight_decay=0.1)

@@ -82,8 +82,8 @@ def not_finite(when: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> 
     """Spoil the gradient of every batch whose number of target tokens fulfils `when`: as repeatable as a bad batch."""
     plain = Loss.backward
 
-    def spoiled(self: Loss, model: Any, batch: Any) -> torch.Tensor:
-        loss = plain(self, model, batch)
+    def spoiled(self: Loss, model: Any, batch: Any, scale: float = 1.0) -> torch.Tensor:
+        loss = plain(self, model, batch, scale)
         if when(batch.target_tokens):
             next(model.parameters()).grad.fill_(float("nan"))
         return loss
