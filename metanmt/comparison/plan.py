@@ -29,7 +29,7 @@ SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
 class ArmConfig:
     """One initialisation to compare."""
 
-    learner: LearnerName | Literal["none", ""] = setting("", 'how it is learned; "none": from scratch')
+    learner: Literal["none", "", LearnerName] = setting("", 'how it is learned; "none": from scratch')
     checkpoint: str = setting("", "a run or checkpoint that is there already, instead of a learner")
     set: tuple[str, ...] = setting((), "settings of this arm, each section.key=value")
 
