@@ -19,7 +19,7 @@ from metanmt.errors import ConfigError, did_you_mean
 
 Section = TypeVar("Section")
 Update = Literal["all", "embeddings", "embeddings+encoder"]
-LearnerName = Literal["joint", "fomaml", "reptile"]
+LearnerName = Literal["joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Metric = Literal["chrf", "bleu", "loss"]
 
@@ -46,6 +46,14 @@ class InnerConfig:
     optimizer: Literal["sgd", "sign"] = setting("sgd", "sgd, or the sign step of a freshly made Adam (Gu et al. 2018)")
     learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
     update: Update = setting("all", "which parameters are fast weights")
+    first_order_share: float = setting(
+        0.0, "maml, anil, meta-sgd, maml++: share of the run with first-order gradients, before exact ones; 1 for never"
+    )
+    multi_step_share: float = setting(
+        0.3,
+        "maml++: share of the run in which the query loss of every inner step counts, the earlier ones less and less",
+    )
+    hidden: int = setting(20, "lstm, learned-optimizer: hidden units for each coordinate")
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,7 @@ class Config:
             ("batch", "window"),
             ("validation", "times"),
             ("inner", "steps"),
+            ("inner", "hidden"),
             ("outer", "max_skipped"),
             ("outer", "temperature"),
             ("validation", "budget"),
@@ -169,8 +178,9 @@ class Config:
             section, key = positive
             if getattr(getattr(self, section), key) < 1:
                 raise ConfigError(f"{section}.{key} must be at least 1.", "Give a positive number.")
-        if not 0 <= self.outer.joint_share <= 1:
-            raise ConfigError("outer.joint_share must lie between 0 and 1.", "Give a share, such as 0.6.")
+        for section, key in (("outer", "joint_share"), ("inner", "first_order_share"), ("inner", "multi_step_share")):
+            if not 0 <= getattr(getattr(self, section), key) <= 1:
+                raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a share, such as 0.6.")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -89,7 +89,7 @@ def test_every_setting_has_a_meaning() -> None:
         ("[inner]\nlearning_rate = false", "learning_rate in", "of that type"),
         ('[inner]\nlearning_rate = "0.1"', "learning_rate in", "of that type"),
         ("[model]\ncheckpoint = 3", "checkpoint in", "of that type"),
-        ('[outer]\nlearner = "fomamel"', "'fomamel'", "fomaml, reptile, joint"),
+        ('[outer]\nlearner = "fomamel"', "'fomamel'", "joint, fomaml, reptile, maml"),
         ("[model]\nsize = 3", "size in", "tiny, small, base, gu2018"),
         ("[outer\nsteps = 1", "not valid TOML", "Mend the line"),
         ("[outer]\nmeta_batch_size = 0", "outer.meta_batch_size must be at least 1", "positive"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -21,6 +21,9 @@ class Loss(Protocol):
 
     def backward(self, model: nn.Module, batch: Batch, scale: float = 1.0) -> Tensor:
         """Add `scale` times the gradient of the mean loss to `.grad` of the model; return the mean loss, detached."""
+
+    def at(self, model: nn.Module, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the mean loss with these weights in the model's place, differentiable twice with respect to them."""
 
 
 def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, loss: Loss) -> list[Tensor]:

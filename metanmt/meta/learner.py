@@ -34,19 +34,23 @@ class Learner:
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         self.inner = config.inner
         self.inner_steps = config.inner.steps
-        self.own = nn.ParameterDict()
+        self.own = nn.Module()
         """What is meta-learned beside the initialisation; saved, reduced and clipped by itself."""
         self._initialization = initialization
 
     @property
     def learned(self) -> list[nn.Module]:
         """What the outer loop moves: the initialisation, and what this learner learns beside it, if anything."""
-        return [self._initialization, self.own] if len(self.own) else [self._initialization]
+        own = [self.own] if any(True for _ in self.own.parameters()) else []
+        return [self._initialization, *own]
 
     @cached_property
     def fast_model(self) -> nn.Module:
         """The copy of the model that holds the fast weights phi: made once, overwritten at every episode."""
         return copy_model(self._initialization)
+
+    def advance(self, share_done: float) -> None:
+        """Take note of how much of the run is done, 0 to 1, before an outer step; for what is annealed."""
 
     def load(self, initialization: nn.Module) -> None:
         """Let the fast weights start at the initialisation."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import M2M100ForConditionalGeneration, PreTrainedModel
 
 from metanmt.data.batch import Batch, MicroBatch
@@ -28,21 +32,23 @@ class Loss:
 
     def summed(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
         """Return the loss summed over the target tokens of a micro-batch, a scalar in the weights' precision."""
-        inputs = {
-            "input_ids": batch.source,
-            "attention_mask": batch.source_mask,
-            "decoder_input_ids": decoder_input(batch.labels, model.config, batch.pad_id),
-            "use_cache": False,
-        }
+        if not isinstance(model, M2M100ForConditionalGeneration):
+            return self._logits_loss(model, batch)
         places = batch.target_places
         labels = batch.labels.flatten()[places]
         with autocast(self.precision, batch.source.device):
-            if isinstance(model, M2M100ForConditionalGeneration):
-                hidden = model.model(**inputs).last_hidden_state.flatten(0, 1)[places]
-                return projected_cross_entropy(hidden, model.lm_head.weight, labels, self.label_smoothing)
-            logits = model(**inputs).logits.flatten(0, 1)[places]
+            hidden = model.model(**_inputs(model, batch)).last_hidden_state.flatten(0, 1)[places]
+            return projected_cross_entropy(hidden, model.lm_head.weight, labels, self.label_smoothing)
+
+    def _logits_loss(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+        places = batch.target_places
+        with autocast(self.precision, batch.source.device):
+            logits = model(**_inputs(model, batch)).logits.flatten(0, 1)[places]
         return functional.cross_entropy(
-            _at_least_float32(logits), labels, reduction="sum", label_smoothing=self.label_smoothing
+            _at_least_float32(logits),
+            batch.labels.flatten()[places],
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
         )
 
     def backward(self, model: PreTrainedModel, batch: Batch, scale: float = 1.0) -> Tensor:
@@ -53,6 +59,26 @@ class Loss:
             torch.autograd.backward(loss * scale)
             total += loss.detach()
         return total
+
+    def at(self, model: PreTrainedModel, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the mean loss of a logical batch with other weights than the model's, differentiable twice.
+
+        Fused attention has no second derivative, so this takes the kernel of plain matrix products, and ordinary
+        logits: more memory than `backward`, and slower.
+
+        Args:
+            model: not modified; weights that are not given are its own.
+            weights: by the names of the model's parameters; tied ones once.
+            batch: the logical batch.
+        """
+        whole = nn.Module()
+        whole.model, whole.forward = model, lambda part: self._logits_loss(model, part)
+        named = {f"model.{name}": weight for name, weight in weights.items()}
+        total = torch.zeros((), device=model.device)
+        with sdpa_kernel(SDPBackend.MATH):
+            for micro_batch in batch:
+                total = total + functional_call(whole, named, (micro_batch.to(model.device),))
+        return total / batch.target_tokens
 
 
 def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
@@ -83,6 +109,15 @@ def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, labe
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _inputs(model: PreTrainedModel, batch: MicroBatch) -> dict[str, Any]:
+    return {
+        "input_ids": batch.source,
+        "attention_mask": batch.source_mask,
+        "decoder_input_ids": decoder_input(batch.labels, model.config, batch.pad_id),
+        "use_cache": False,
+    }
 
 
 def decoder_input(labels: Tensor, config: object, pad_id: int) -> Tensor:

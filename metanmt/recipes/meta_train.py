@@ -122,8 +122,10 @@ class _Training:
         config, state = self.config, self.state
         phase = phase_of(config, state.target_tokens)
         learner = self.joint if phase == "joint" else self.learner
-        rate = learning_rate(config.outer, state.step, state.target_tokens / config.outer.max_target_tokens)
+        share_done = state.target_tokens / config.outer.max_target_tokens
+        rate = learning_rate(config.outer, state.step, share_done)
         set_learning_rate(self.optimizer, rate)
+        learner.advance(share_done)
         try:
             episodes = self.episodes(learner)
             costs = [learner.cost(episode) for episode in episodes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,9 @@ class Weight(nn.Module):
 
 class Quadratic:
     """The loss of the closed forms, with its gradient by autograd."""
+
+    def at(self, model: nn.Module, weights: Mapping[str, Tensor], batch: Parabola) -> Tensor:
+        return (0.5 * batch.a * (weights["shared"] - batch.c) ** 2).sum()
 
     def backward(self, model: nn.Module, batch: Parabola, scale: float = 1.0) -> Tensor:
         loss = (0.5 * batch.a * (model.shared - batch.c) ** 2).sum()

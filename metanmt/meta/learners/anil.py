@@ -1,0 +1,22 @@
+"""Almost no inner loop: only the head adapts."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from metanmt.config import Config
+from metanmt.meta.learners.maml import MAML
+
+
+class ANIL(MAML):
+    """MAML whose fast weights are the head alone; the outer loop moves everything.
+
+    Reference: Raghu et al. 2020, "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML".
+    """
+
+    def __init__(self, initialization: nn.Module, config: Config) -> None:
+        super().__init__(initialization, config)
+        self.update = "head"
+
+
+LEARNER = ANIL

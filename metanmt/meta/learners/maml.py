@@ -1,0 +1,83 @@
+"""Model-agnostic meta-learning, exact: the outer gradient goes through the inner loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metanmt.config import Config
+from metanmt.data.batch import Batch
+from metanmt.meta.adaptation import ADAM_EPSILON, Loss
+from metanmt.meta.learner import Learner
+from metanmt.meta.weights import trainable_weights
+from metanmt.nmt.model import update_weights
+
+
+class MAML(Learner):
+    """Moves the initialisation by the derivative of the query loss at phi(theta) with respect to theta.
+
+    The fast weights are functions of the initialisation here, not a copy of the model: the graph of every inner step is
+    kept, and memory grows with their number. For the first `inner.first_order_share` of the run each inner gradient is
+    taken as a constant, which is FOMAML.
+
+    Reference: Finn, Abbeel, Levine 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks".
+    """
+
+    def __init__(self, initialization: nn.Module, config: Config) -> None:
+        super().__init__(initialization, config)
+        self.update: str = config.inner.update
+        self.advance(0.0)
+
+    def advance(self, share_done: float) -> None:
+        """Choose the order of the gradient; an exact one costs two further passes of each support batch."""
+        share = self.inner.first_order_share
+        self.exact = share_done >= share and share < 1
+        self.support_passes = 3 if self.exact else 1
+
+    def load(self, initialization: nn.Module) -> None:
+        """Let the fast weights be the initialisation itself, the root of the graph."""
+        self.phi: dict[str, Tensor] = dict(trainable_weights(initialization))
+        self.fast = [name for name in update_weights(initialization, self.update) if name in self.phi]
+
+    def adapt(self, support: Sequence[Batch], loss: Loss) -> list[Tensor]:
+        """Make the inner loop, phi <- phi - rate x gradient, with its graph."""
+        losses = []
+        for step, batch in enumerate(support):
+            value = loss.at(self._initialization, self.phi, batch)
+            gradients = torch.autograd.grad(
+                value, [self.phi[name] for name in self.fast], create_graph=self.exact, allow_unused=True
+            )
+            found = {name: g for name, g in zip(self.fast, gradients, strict=True) if g is not None}
+            self.phi = {**self.phi, **self.stepped(found, step)}
+            losses.append(value.detach())
+        return losses
+
+    def stepped(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return the fast weights after inner step number `step`, counted from 0, along these gradients."""
+        sign = self.inner.optimizer == "sign"
+        return {
+            name: self.phi[name] - self.rate(name, step) * (g / (g.abs() + ADAM_EPSILON) if sign else g)
+            for name, g in gradients.items()
+        }
+
+    def rate(self, name: str, step: int) -> float | Tensor:
+        """Return the inner rate of a parameter at a step."""
+        return self.inner.learning_rate
+
+    def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
+        """Add the derivative of the query loss at the fast weights, through all inner steps."""
+        assert query is not None, "MAML needs a query set"
+        value = loss.at(initialization, self.phi, query)
+        torch.autograd.backward(scale * value)
+        self.release()
+        return [value.detach()]
+
+    def release(self) -> None:
+        """Free the graph."""
+        super().release()
+        self.phi = {}
+
+
+LEARNER = MAML

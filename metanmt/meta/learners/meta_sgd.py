@@ -1,0 +1,35 @@
+"""Meta-SGD: a learned inner rate for every parameter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metanmt.config import Config
+from metanmt.meta.learners.maml import MAML
+from metanmt.meta.weights import trainable_weights
+from metanmt.nmt.model import update_weights
+
+
+class MetaSGD(MAML):
+    """MAML with phi = theta - rate * gradient, the rate being as large as theta and learned with it.
+
+    Every rate starts at `inner.learning_rate`; it may become negative. Costs another copy of the weights, and two of
+    the outer optimiser's moments.
+
+    Reference: Li et al. 2017, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning".
+    """
+
+    def __init__(self, initialization: nn.Module, config: Config) -> None:
+        super().__init__(initialization, config)
+        learned = trainable_weights(initialization)
+        fast = [name for name in update_weights(initialization, self.update) if name in learned]
+        self.rates = {name: nn.Parameter(torch.full_like(learned[name], config.inner.learning_rate)) for name in fast}
+        self.own = nn.ParameterDict({name.replace(".", "/"): rate for name, rate in self.rates.items()})
+
+    def rate(self, name: str, step: int) -> Tensor:
+        """Return the learned rates of a parameter, of its shape; the same at every step."""
+        return self.rates[name]
+
+
+LEARNER = MetaSGD
