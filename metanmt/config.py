@@ -11,7 +11,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -65,6 +65,8 @@ class OuterConfig:
         900_000, "cost of the whole run: target tokens in forward-backward passes, support and query alike"
     )
     joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over")
+    parent: str = setting("auto", 'transfer: the parent pair, such as "pt-en"; auto tries every meta-train pair')
+    parent_share: float = setting(0.2, "transfer: share of the cost spent on trying them, evenly")
     meta_batch_size: int = setting(4, "tasks an outer step")
     learning_rate: float = setting(1e-3, "peak outer learning rate")
     own_rate_scale: float = setting(
@@ -178,13 +180,20 @@ class Config:
             section, key = positive
             if getattr(getattr(self, section), key) < 1:
                 raise ConfigError(f"{section}.{key} must be at least 1.", "Give a positive number.")
-        for section, key in (("outer", "joint_share"), ("inner", "first_order_share"), ("inner", "multi_step_share")):
+        for section, key in (
+            ("outer", "joint_share"),
+            ("outer", "parent_share"),
+            ("inner", "first_order_share"),
+            ("inner", "multi_step_share"),
+        ):
             if not 0 <= getattr(getattr(self, section), key) <= 1:
                 raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a share, such as 0.6.")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a TOML file, or of a shipped one by name ("tiny"), with `--set` overrides.
+
+    A file that begins with `extends = "tiny"` says only what differs from that one.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
@@ -198,6 +207,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    if extended := values.pop("extends", ""):
+        base = asdict(load_config(Path(extended)))
+        values = base | {
+            key: base.get(key, {}) | part if isinstance(part, dict) else part for key, part in values.items()
+        }
     return build(Config, override(values, overrides), where=str(path))
 
 

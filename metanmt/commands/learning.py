@@ -56,6 +56,7 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     sub.add_argument("--learner", choices=get_args(LearnerName), help="short for --set outer.learner=...")
+    sub.add_argument("--parent", metavar="PAIR", help="for --learner transfer: the parent pair, or auto")
     set_argument(sub)
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -64,7 +65,8 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
 def _meta_train(arguments: argparse.Namespace) -> None:
     path = arguments.config
     learner = [f"outer.learner={arguments.learner}"] if arguments.learner else []
-    config = load_config(path, [*arguments.set, *learner])
+    parent = [f"outer.parent={arguments.parent}"] if arguments.parent else []
+    config = load_config(path, [*arguments.set, *learner, *parent])
     from metanmt.recipes import meta_train
 
     show(meta_train.run(config, arguments.data, arguments.out, resume=arguments.resume), arguments.json)

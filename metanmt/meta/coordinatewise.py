@@ -13,7 +13,9 @@ from metanmt.meta.adaptation import Loss, only_fast
 from metanmt.meta.learner import Learner
 from metanmt.meta.weights import trainable_weights
 
-CHUNK = 1 << 15  # coordinates whose recurrence is held in memory at a time
+CHUNK = {"cpu": 1 << 11, "cuda": 1 << 19}
+"""Coordinates whose recurrence is in memory at a time: what a CPU's cache takes, and what fills a GPU."""
+
 LOG_RANGE = 10.0  # p of the preprocessing: magnitudes from exp(-p) up are seen by their logarithm
 
 
@@ -121,4 +123,5 @@ def _gradient(weight: Tensor) -> Tensor:
 
 
 def _chunks(values: Tensor) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, len(values), CHUNK))
+    size = CHUNK[values.device.type]
+    return (slice(start, start + size) for start in range(0, len(values), size))

@@ -31,6 +31,9 @@ class Learner:
     support_passes = query_passes = 1
     """Forward-backward passes that a support batch and the query batch cost."""
 
+    one_task = False
+    """Whether it learns from a single task, the parent."""
+
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         self.inner = config.inner
         self.inner_steps = config.inner.steps

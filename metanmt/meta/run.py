@@ -71,6 +71,7 @@ class RunState:
     best_metric: str = "chrf"
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    parent: str = ""
 
 
 class Run:
@@ -248,7 +249,7 @@ class Run:
         folder = self._path(step)
         try:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
-            state = RunState(**{item.name: values[item.name] for item in fields(RunState)})
+            state = RunState(**{item.name: values.get(item.name, item.default) for item in fields(RunState)})
             tensors = load_file(folder / "trainer.safetensors")
             model.load_state_dict(load_model(str(folder)).state_dict())
             with torch.no_grad():

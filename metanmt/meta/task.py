@@ -140,11 +140,16 @@ class EpisodeSampler:
     """
 
     def __init__(self, tasks: Sequence[Task], outer: OuterConfig, batch: BatchConfig, pad_id: int, seed: int) -> None:
-        self.tasks, self.outer, self.batch, self.pad_id, self.seed = tasks, outer, batch, pad_id, seed
-        sizes = np.array([len(task.usable) for task in tasks], dtype=float)
-        power = 1 / outer.temperature if outer.task_sampling == "temperature" else 0.0
-        self.probabilities = sizes**power / (sizes**power).sum()
+        self.outer, self.batch, self.pad_id, self.seed = outer, batch, pad_id, seed
         self._shelves: dict[tuple[Pair, int], Shelves] = {}
+        self.only(*tasks)
+
+    def only(self, *tasks: Task) -> None:
+        """Draw from these tasks from now on."""
+        self.tasks = tasks
+        sizes = np.array([len(task.usable) for task in tasks], dtype=float)
+        power = 1 / self.outer.temperature if self.outer.task_sampling == "temperature" else 0.0
+        self.probabilities = sizes**power / (sizes**power).sum()
 
     def draw_tasks(self, step: int) -> list[Task]:
         """Return the tasks of a step: different ones as long as there are enough."""

@@ -16,8 +16,9 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import ConfigError, CorpusError
 from metanmt.meta.weights import load_weights
+from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import set_dropout
-from metanmt.nmt.tuning import Evaluation, fine_tune
+from metanmt.nmt.tuning import Evaluation, evaluate_dev, fine_tune
 
 DRAW = 1  # the support draw is the same at every meta-validation and for every learner
 
@@ -87,6 +88,15 @@ class MetaValidation:
         mean_before, mean_after = _mean(before), _mean(after)
         value = sum(item.value(self.config.validation.metric) for item in after) / len(after)
         return {"zero_shot": mean_before, "adapted": mean_after, "value": value}
+
+    def zero_shot_loss(self, model: PreTrainedModel) -> float:
+        """Return the mean loss of a model on the dev sets of the meta-dev pairs, without adapting."""
+        judge, limit = Loss(0.0, self.config.run.precision), self.config.validation.sentences
+        losses = [
+            evaluate_dev(model, self.tokenizer, pair, dev.head(limit), 0, judge, "loss").loss
+            for pair, _, dev in self.pairs
+        ]
+        return sum(losses) / len(losses)
 
 
 def _mean(evaluations: list[Evaluation]) -> dict[str, float]:

@@ -18,8 +18,9 @@ from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_step, set_learning_rate
+from metanmt.meta.parent import choose_parent, named_parent
 from metanmt.meta.run import Run, RunState
-from metanmt.meta.task import Episode, EpisodeSampler, load_tasks
+from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
 from metanmt.meta.validation import MetaValidation
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import make_model, move_only, parameter_count
@@ -47,7 +48,7 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
         training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
         files = Run.open(out, config, store.digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
-            training.start(files, resume=resume)
+            training.start(files, interruption, resume=resume)
             training.until_done(interruption)
             if interruption.requested:
                 training.stop()
@@ -74,9 +75,9 @@ class _Training:
         self.optimizer = make_optimizer(self.initialization, self.learner.own, config.outer)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
 
-    def start(self, files: Run, *, resume: bool) -> None:
+    def start(self, files: Run, interruption: Interruption, *, resume: bool) -> None:
         """Begin in the run's folder, or go on from its newest whole checkpoint."""
-        self.files = files
+        self.files, self.interruption = files, interruption
         self.state = self.loaded() if resume else RunState()
         self.clock = _Clock(self.state.elapsed_seconds)
         if self.state.step == 0:
@@ -85,6 +86,39 @@ class _Training:
                 f"{outer.learner}: {parameter_count(self.initialization):,} parameters, {len(self.tasks)} tasks, "
                 f"{outer.max_target_tokens:,} target tokens, on {device()}{processes}"
             )
+        if self.learner.one_task:
+            self.find_parent()
+
+    def find_parent(self) -> None:
+        """Keep the one task to learn from; if none is named, train each for a while and go on with the best."""
+        name = self.state.parent or self.config.outer.parent
+        if name == "auto":
+            trial = choose_parent(
+                self.tasks,
+                self.initialization,
+                lambda: make_optimizer(self.initialization, self.learner.own, self.config.outer),
+                self.tried,
+                lambda: self.validate.zero_shot_loss(self.initialization),
+            )
+            self.optimizer.load_state_dict(dict(trial.optimizer))
+            name = str(trial.task.pair)
+            self.state = replace(self.state, step=trial.step)
+        self.state = replace(self.state, parent=name)
+        self.sampler.only(named_parent(self.tasks, name))
+        say(f"transfer from {name}")
+
+    def tried(self, task: Task, optimizer: torch.optim.AdamW) -> int:
+        """Train on one task for its share of the cost of trying all; return the steps made."""
+        self.optimizer = optimizer
+        self.sampler.only(task)
+        self.state = replace(self.state, step=0)
+        outer = self.config.outer
+        until = self.state.target_tokens + int(outer.parent_share * outer.max_target_tokens / len(self.tasks))
+        while self.state.target_tokens < until:
+            if self.ranks.total(self.interruption.requested)[0]:
+                raise KeyboardInterrupt("Stopped while trying parents; meta-train --resume begins again.")
+            self.move(self.learner, stop_requested=False)
+        return self.state.step
 
     def loaded(self) -> RunState:
         """Set the run to its newest whole checkpoint; the first process mends the folder before the others read it."""
@@ -118,31 +152,11 @@ class _Training:
         raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {again}")
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
-        """Make one outer step; return whether any process was asked to stop."""
-        config, state = self.config, self.state
-        phase = phase_of(config, state.target_tokens)
-        learner = self.joint if phase == "joint" else self.learner
-        share_done = state.target_tokens / config.outer.max_target_tokens
-        rate = learning_rate(config.outer, state.step, share_done)
-        set_learning_rate(self.optimizer, rate)
-        learner.advance(share_done)
+        """Make one outer step and log it; return whether any process was asked to stop."""
+        phase = phase_of(self.config, self.state.target_tokens)
         try:
-            episodes = self.episodes(learner)
-            costs = [learner.cost(episode) for episode in episodes]
-            tokens, computations, stopping = self.ranks.total(
-                sum(tokens for tokens, _ in costs), sum(computations for _, computations in costs), stop_requested
-            )
-            report = self.outer_step(learner, episodes)
-            self.state = replace(
-                state,
-                step=state.step + 1,
-                target_tokens=state.target_tokens + tokens,
-                gradient_computations=state.gradient_computations + computations,
-                elapsed_seconds=self.clock(),
-                skipped_steps=state.skipped_steps + report.skipped,
-                skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
-            )
-            if self.state.step % config.run.log_every == 0:
+            rate, report, stopping = self.move(self.joint if phase == "joint" else self.learner, stop_requested)
+            if self.state.step % self.config.run.log_every == 0:
                 metrics = _metrics(self.state, phase, rate, report, self.ranks)
                 progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
                 if self.ranks.first:
@@ -150,8 +164,32 @@ class _Training:
         except RuntimeError as error:
             self.survive(error)
             raise
-        _stop_if_diverged(self.state, config)
-        return stopping > 0
+        _stop_if_diverged(self.state, self.config)
+        return stopping
+
+    def move(self, learner: Learner, stop_requested: bool) -> tuple[float, StepReport, bool]:
+        """Make one outer step; return its rate, what it measured, and whether any process was asked to stop."""
+        outer, state = self.config.outer, self.state
+        share_done = state.target_tokens / outer.max_target_tokens
+        rate = learning_rate(outer, state.step, share_done)
+        set_learning_rate(self.optimizer, rate)
+        learner.advance(share_done)
+        episodes = self.episodes(learner)
+        costs = [learner.cost(episode) for episode in episodes]
+        tokens, computations, stopping = self.ranks.total(
+            sum(tokens for tokens, _ in costs), sum(computations for _, computations in costs), stop_requested
+        )
+        report = self.outer_step(learner, episodes)
+        self.state = replace(
+            state,
+            step=state.step + 1,
+            target_tokens=state.target_tokens + tokens,
+            gradient_computations=state.gradient_computations + computations,
+            elapsed_seconds=self.clock(),
+            skipped_steps=state.skipped_steps + report.skipped,
+            skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
+        )
+        return rate, report, stopping > 0
 
     def episodes(self, learner: Learner) -> list[Episode]:
         """Return this process' episodes of the step in hand; the same ones whenever asked."""

@@ -56,7 +56,7 @@ def test_the_outer_gradient_is_that_of_the_whole_recurrence(
     name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inner gradients and losses being constants; made again in chunks or held at once."""
-    monkeypatch.setattr(coordinatewise, "CHUNK", chunk)
+    monkeypatch.setitem(coordinatewise.CHUNK, "cpu", chunk)
     theta, support, query = Line(), [Parabola(2, 1), Parabola(1, 0)], Parabola(0.5, -1)
     learner = learner_class(name)(theta, Config(inner=InnerConfig(steps=2, learning_rate=0.1, hidden=4)))
     assert isinstance(learner, CoordinatewiseLearner)
