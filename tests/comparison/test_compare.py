@@ -109,7 +109,9 @@ def test_a_finished_comparison_is_not_run_again(
     monkeypatch.setattr(execute.meta_train, "run", never)
     monkeypatch.setattr(execute, "_run_cell", never)
     assert compare.run(file, finished[1]) == finished[0]
-    assert "at most 0 target tokens" in compare.dry_run(file, finished[1])
+    planned = compare.dry_run(file, finished[1])
+    assert planned["target_tokens"] == 0
+    assert "at most 0 target tokens" in compare.format_plan(planned)
 
 
 def test_another_setting_runs_its_cells_anew(finished: tuple[dict[str, Any], Path], file: Path, data: Path) -> None:
