@@ -29,14 +29,13 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     places = {"data": arguments.data, "root": arguments.root}
     if arguments.dry_run:
-        found, as_text = compare.dry_run(arguments.comparison, arguments.out, **places), compare.format_plan
+        found = compare.dry_run(arguments.comparison, arguments.out, **places)
     else:
         found = compare.run(arguments.comparison, arguments.out, jobs=arguments.jobs, **places)
-        as_text = format_comparison
     if arguments.json:
         print_json(found)
     else:
-        print(as_text(found))
+        print(compare.format_plan(found) if arguments.dry_run else format_comparison(found))
 
 
 def _curve_arguments(sub: argparse.ArgumentParser) -> None:

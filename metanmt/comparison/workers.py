@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -282,10 +283,9 @@ def _serve(connection: Connection, start: _Start) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = start.gpu
     with suppress(KeyboardInterrupt, EOFError):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        import torch
-
-        torch.set_num_threads(start.threads)
         work = pickle.loads(start.work)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(start.threads)
         while True:
             connection.send(_result(work, connection.recv(), _Relay(connection, start.unit)))
 
