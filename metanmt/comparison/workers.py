@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -94,7 +93,7 @@ class _Pool:
 
     def __init__(self, pieces: Sequence[Piece], work: Work, jobs: int, progress: Progress) -> None:
         self.waiting, self.progress = list(pieces), progress
-        start = _Start(pickle.dumps(work), progress.unit, thread_count(jobs))
+        start = _Start(work, progress.unit, thread_count(jobs))
         gpus = _gpus() or (None,)
         self.starts = [replace(start, gpu=gpus[number % len(gpus)]) for number in range(jobs)]
         self.workers: list[_Worker] = []
@@ -178,9 +177,9 @@ class _Pool:
 
 @dataclass(frozen=True)
 class _Start:
-    """What a worker starts with: the pickled work, the unit of the display, its threads and its GPU."""
+    """What a worker starts with: the work, the unit of the display, its threads and its GPU."""
 
-    work: bytes
+    work: Work
     unit: str
     threads: int
     gpu: str | None = None
@@ -194,16 +193,21 @@ class _Worker:
         self.counted = 0.0
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads, locks and the GPU
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, start), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, start.unit, start.threads, start.gpu), daemon=True)
         with _signals_held():
             self.process.start()
         theirs.close()
+        self.send(start.work)
 
     def give(self, piece: Piece) -> None:
         """Send a piece of work."""
         self.piece, self.counted = piece, 0.0
-        with suppress(OSError):  # it has died; `listen` says so
-            self.connection.send(piece.item)
+        self.send(piece.item)
+
+    def send(self, value: Any) -> None:
+        """Send a value; if the worker has died, `listen` finds out."""
+        with suppress(OSError):
+            self.connection.send(value)
 
     def death(self) -> MetanmtError:
         """Return the error for a worker that ended unasked."""
@@ -273,21 +277,21 @@ class _Relay:
             self._units, self._last = 0.0, time.monotonic()
 
 
-def _serve(connection: Connection, start: _Start) -> None:
-    """Do the pieces that come, until none comes any more or the process is asked to stop."""
+def _serve(connection: Connection, unit: str, threads: int, gpu: str | None) -> None:
+    """Take the work, then do the pieces that come, until none comes any more or the process is asked to stop."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent passes it on as SIGTERM
     signal.signal(signal.SIGTERM, _stop)
-    os.environ["OMP_NUM_THREADS"] = str(start.threads)
-    if start.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = start.gpu
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     with suppress(KeyboardInterrupt, EOFError):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        work = pickle.loads(start.work)
+        work = connection.recv()  # imports what it needs, torch among it
         if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(start.threads)
+            sys.modules["torch"].set_num_threads(threads)
         while True:
-            connection.send(_result(work, connection.recv(), _Relay(connection, start.unit)))
+            connection.send(_result(work, connection.recv(), _Relay(connection, unit)))
 
 
 def _result(work: Work, item: Any, display: _Relay) -> Exception | None:
@@ -301,11 +305,12 @@ def _result(work: Work, item: Any, display: _Relay) -> Exception | None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error with its traceback as a note; as a RuntimeError if it cannot pass to another process."""
+    """Return an error with its traceback as a note: of our own and Python's kinds as it is, others as a RuntimeError.
+
+    A library's own kind may not pass from one process to another.
+    """
     text = f"In the worker:\n{''.join(traceback.format_exception(error)).rstrip()}"
-    try:
-        error = pickle.loads(pickle.dumps(error))
-    except Exception:
+    if not isinstance(error, MetanmtError) and type(error).__module__ != "builtins":
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(text)
     return error
