@@ -23,6 +23,10 @@ class MetanmtError(Exception):
         self.cause = cause
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[MetanmtError], tuple[str, str], dict[str, object]]:
+        """Return what it is made from, so that it passes from one process to another."""
+        return type(self), (self.cause, self.remedy), self.__dict__
+
 
 class ConfigError(MetanmtError):
     """A configuration or manifest that cannot be used."""

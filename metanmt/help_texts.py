@@ -87,10 +87,13 @@ examples:
 examples:
   metanmt compare cldr --out comparison                                      four learners on the embedded corpus
   metanmt compare cldr --out comparison --dry-run                            what would be run, and its cost
+  metanmt compare cldr --out comparison --jobs 4                             at most four processes
   metanmt compare europe --root ~/text/europe --out europe                   real text, which is not shipped
   metanmt compare my.toml --data data --out comparison --json > comparison.json
 
 The same command goes on after any interruption and skips what is done; it writes comparison.md, .csv and .json.
+Meta-trainings and adaptations run in --jobs processes, which share the CPU's cores and the GPUs; OMP_NUM_THREADS limits
+the threads of each. The results depend on the number of threads in their last digits, not on the number of processes.
 
 a comparison file (TOML):
   data = "data-europe"                     a prepared folder; or corpus = "cldr", a manifest to prepare

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 LINE_INTERVAL_SECONDS = 15.0
 
@@ -20,7 +21,7 @@ def speaks() -> bool:
 def say(message: str) -> None:
     """Print a line for a person to stderr; stdout is kept for results. Inside `one_display` it is a note."""
     if _display is not None:
-        _display.note = message.strip().splitlines()[-1] if message.strip() else _display.note
+        _display.advance(0, message.strip().splitlines()[-1] if message.strip() else "")
     else:
         _print(message)
 
@@ -30,19 +31,28 @@ def _print(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-_display: Progress | None = None
+class Display(Protocol):
+    """What shows the progress of the work inside it."""
+
+    unit: str
+
+    def advance(self, units: float, note: str = "") -> None:
+        """Count `units` more as done; `note` is what is being done."""
+
+
+AnyDisplay = TypeVar("AnyDisplay", bound=Display)
+_display: Display | None = None
 
 
 @contextmanager
-def one_display(progress: Progress) -> Iterator[Progress]:
-    """Show this progress alone: that of the work inside becomes the note beside it."""
+def one_display(display: AnyDisplay) -> Iterator[AnyDisplay]:
+    """Show this progress alone: that of the work inside is the note beside it, and counts if it has the same unit."""
     global _display
-    with progress:
-        _display = progress
-        try:
-            yield progress
-        finally:
-            _display = None
+    _display = display
+    try:
+        yield display
+    finally:
+        _display = None
 
 
 def duration(seconds: float) -> str:
@@ -65,12 +75,15 @@ class Progress:
         total: how many units there are, or None if that is not known.
         unit: the word for one unit, in the plural ("tokens", "sentences").
         initial: units done before, by the run that is resumed; not counted in the rate.
+
+    Where several pieces of work run at once, `pieces` holds what each is at, by its name.
     """
 
     def __init__(self, label: str, total: float | None, unit: str, initial: float = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.initial = initial
         self.note = ""
+        self.pieces: dict[str, str] = {}
         self._started = self._last_line = time.monotonic()
         self._bar = None
         self._inside = _display
@@ -92,7 +105,7 @@ class Progress:
         self.done += units
         self.note = note or self.note
         if self._inside is not None:
-            self._inside.advance(0, self._line())
+            self._inside.advance(units if self.unit == self._inside.unit else 0, self._line())
         elif self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
@@ -109,7 +122,8 @@ class Progress:
         line += f" {self.unit}, {rate:,.0f}/s"
         if self.total and rate > 0:
             line += f", {duration(max(self.total - self.done, 0) / rate)} left"
-        return f"{line}  {self.note}".rstrip()
+        notes = "".join(f"\n  {name}: {note}" for name, note in self.pieces.items()) or f"  {self.note}"
+        return f"{line}{notes}".rstrip()
 
     def __enter__(self) -> Progress:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metanmt.commands.shared import items, print_json
+from metanmt.commands.shared import items, positive, print_json
 
 
 def _compare_arguments(sub: argparse.ArgumentParser) -> None:
@@ -13,8 +13,14 @@ def _compare_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="its folder; what is done is skipped")
     sub.add_argument("--data", type=Path, metavar="DATA", help="a prepared folder, instead of what the file says")
     sub.add_argument("--root", type=Path, metavar="FOLDER", help="where the text of the file's collection lies")
+    sub.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="pieces of work at a time, each in its process (default: one a GPU, else one a CPU core, at most 8)",
+    )
     sub.add_argument("--dry-run", action="store_true", help="print what would be run, and its estimated cost")
-    sub.add_argument("--json", action="store_true", help="print the tables as JSON")
+    sub.add_argument("--json", action="store_true", help="print the tables, or with --dry-run the plan, as JSON")
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -23,13 +29,13 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     places = {"data": arguments.data, "root": arguments.root}
     if arguments.dry_run:
-        print(compare.dry_run(arguments.comparison, arguments.out, **places))
-        return
-    found = compare.run(arguments.comparison, arguments.out, **places)
+        found = compare.dry_run(arguments.comparison, arguments.out, **places)
+    else:
+        found = compare.run(arguments.comparison, arguments.out, jobs=arguments.jobs, **places)
     if arguments.json:
         print_json(found)
     else:
-        print(format_comparison(found))
+        print(compare.format_plan(found) if arguments.dry_run else format_comparison(found))
 
 
 def _curve_arguments(sub: argparse.ArgumentParser) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from metanmt.comparison import execute, tables
-from metanmt.comparison.plan import CompareConfig, Plan, load_compare, make_plan, to_toml
+from metanmt.comparison.plan import CompareConfig, load_compare, make_plan, to_toml
 from metanmt.report import table
 from metanmt.runtime import write_json, write_text
 
 
-def run(file: Path, out: Path, *, data: Path | None = None, root: Path | None = None) -> dict[str, Any]:
+def run(
+    file: Path, out: Path, *, data: Path | None = None, root: Path | None = None, jobs: int | None = None
+) -> dict[str, Any]:
     """Run what is missing of a comparison and return its tables as values; they are also written below `out`.
 
     Beside the tables stand the comparison with every key written out (`comparison.toml`), the command, and where the
@@ -26,8 +27,9 @@ def run(file: Path, out: Path, *, data: Path | None = None, root: Path | None = 
         out: its folder; the same call goes on after an interruption.
         data: a prepared folder, instead of what the file says.
         root: where the text of the file's collection lies, likewise.
+        jobs: how many pieces of work run at a time; the result does not depend on it, but on the threads of each.
     """
-    plan, store = execute.run(_given(file, data, root), out)
+    plan, store = execute.run(_given(file, data, root), out, jobs)
     places = [text for name, path in (("--data", data), ("--root", root)) if path for text in (name, str(path))]
     found = {
         **tables.collect(plan, out),
@@ -41,12 +43,23 @@ def run(file: Path, out: Path, *, data: Path | None = None, root: Path | None = 
     return found
 
 
-def dry_run(file: Path, out: Path, *, data: Path | None = None, root: Path | None = None) -> str:
-    """Return what `run` would do and its estimated cost; only data that the comparison names is prepared."""
+def dry_run(file: Path, out: Path, *, data: Path | None = None, root: Path | None = None) -> dict[str, Any]:
+    """Return what `run` would do and its estimated cost; only data that the comparison names is prepared.
+
+    Costs are in target tokens of forward-backward passes: at most what is left to be spent.
+    """
     compare = _given(file, data, root)
     store = execute.open_data(compare, out)
     plan = make_plan(compare, store)
-    return _format_plan(plan, execute.estimate(plan, store, out))
+    costs = execute.estimate(plan, store, out)
+    cells = [{**asdict(cell), "folder": str(cell.path), "target_tokens": costs[str(cell.path)]} for cell in plan.cells]
+    return {
+        "name": compare.name,
+        "data": str(store.folder),
+        "arms": [{"arm": arm.name, "meta_training_target_tokens": costs.get(arm.name, 0)} for arm in plan.arms],
+        "results": cells,
+        "target_tokens": sum(costs.values()),
+    }
 
 
 def _given(file: Path, data: Path | None, root: Path | None) -> CompareConfig:
@@ -56,15 +69,14 @@ def _given(file: Path, data: Path | None, root: Path | None) -> CompareConfig:
     return replace(compare, root=str(root)) if root else compare
 
 
-def _format_plan(plan: Plan, costs: Mapping[str, float]) -> str:
+def format_plan(planned: dict[str, Any]) -> str:
+    """Return what `dry_run` found as a table for a terminal."""
     rows = []
-    for arm in plan.arms:
-        cells = [cell for cell in plan.cells if cell.arm == arm.name]
-        missing = [cell for cell in cells if costs[str(cell.path)]]
-        adapting = sum(costs[str(cell.path)] for cell in cells)
-        rows.append(
-            [arm.name, f"{costs.get(arm.name, 0):,.0f}", f"{len(cells)}", f"{len(missing)}", f"{adapting:,.0f}"]
-        )
+    for arm in planned["arms"]:
+        costs = [cell["target_tokens"] for cell in planned["results"] if cell["arm"] == arm["arm"]]
+        missing = sum(cost > 0 for cost in costs)
+        meta_training = f"{arm['meta_training_target_tokens']:,.0f}"
+        rows.append([arm["arm"], meta_training, f"{len(costs)}", f"{missing}", f"{sum(costs):,.0f}"])
     header = ["arm", "meta-training, tokens left", "results", "missing", "adapting and scoring, tokens left at most"]
-    total = f"In all at most {sum(costs.values()):,.0f} target tokens of forward-backward passes."
+    total = f"In all at most {planned['target_tokens']:,.0f} target tokens of forward-backward passes."
     return "\n".join([table(header, rows), "", total])

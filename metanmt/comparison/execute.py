@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ import numpy as np
 
 from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, check_runs, make_arms, make_plan
 from metanmt.comparison.statistics import METRICS, counts
+from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
 from metanmt.config import Update
 from metanmt.data.language import Pair
 from metanmt.data.manifest import shipped_manifest
@@ -22,15 +24,17 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.errors import ConfigError
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
-from metanmt.runlog import Progress, one_display
+from metanmt.runlog import Progress, say
 from metanmt.runtime import lock_folder, new_folder, write_json
 
 RESULT, COUNTS, HYPOTHESES = "result.json", "counts.npz", "hypotheses.txt"
 TRANSLATION_PASSES = 3.0  # of beam search over a test set, in forward-backward passes over as many tokens
 
 
-def run(compare: CompareConfig, out: Path) -> tuple[Plan, TokenStore]:
+def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Plan, TokenStore]:
     """Run a comparison in its folder; the same call goes on after any interruption.
+
+    `jobs` pieces of work run at a time (default: `workers.job_count`).
 
     ```
     OUT/data/                 the prepared collection, if the comparison names one
@@ -41,26 +45,40 @@ def run(compare: CompareConfig, out: Path) -> tuple[Plan, TokenStore]:
     store = open_data(compare, out)
     plan = make_plan(compare, store)
     check_runs(plan, out)
-    costs = estimate(plan, store, out)
     out.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(out)
     try:
-        _run_all(plan, store, out, costs)
+        pieces = missing(plan, store, out)
+        jobs = job_count(jobs, len(pieces))
+        if jobs > 1:
+            say(f"{len(pieces)} pieces of work, {jobs} at a time, each with {thread_count(jobs)} CPU threads")
+        with Progress("compare", sum(piece.cost for piece in pieces), "target tokens") as progress:
+            run_all(pieces, functools.partial(_work, plan, store, out), jobs, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
     finally:
         os.close(lock)
     return plan, store
 
 
-def _run_all(plan: Plan, store: TokenStore, out: Path, costs: Mapping[str, float]) -> None:
-    with one_display(Progress("compare", sum(costs.values()), "target tokens")) as progress:
-        for arm in plan.arms:
-            if arm.trained:
-                _meta_train(arm, store, out)
-                progress.advance(costs[arm.name], f"{arm.name} meta-trained")
-        for cell in plan.cells:
-            if not done(plan, cell, store, out):
-                _run_cell(plan, cell, store, out)
-                progress.advance(costs[str(cell.path)], f"{cell.path.relative_to('results')} done")
+def missing(plan: Plan, store: TokenStore, out: Path) -> list[Piece]:
+    """Return what is still to be run: the meta-trainings, which are longest; then each adaptation, after its arm's."""
+    costs = estimate(plan, store, out)
+    arms = [arm for arm in plan.arms if arm.trained and not _summary(arm, out).is_file()]
+    pieces = [Piece(arm.name, arm, costs[arm.name]) for arm in arms]
+    after = {arm.name for arm in arms}
+    for cell in plan.cells:
+        if cost := costs[str(cell.path)]:
+            name = str(cell.path.relative_to("results"))
+            pieces.append(Piece(name, cell, cost, after=cell.arm if cell.arm in after else None))
+    return pieces
+
+
+def _work(plan: Plan, store: TokenStore, out: Path, item: Arm | Cell) -> None:
+    if isinstance(item, Arm):
+        _meta_train(item, store, out)
+    else:
+        _run_cell(plan, item, store, out)
 
 
 def open_data(compare: CompareConfig, out: Path) -> TokenStore:
@@ -105,10 +123,14 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
 
 
 def _meta_train(arm: Arm, store: TokenStore, out: Path) -> None:
-    folder = out / "runs" / arm.name
-    if not (folder / "summary.json").is_file():
-        facts = meta_train.run(arm.config, store.folder, folder, resume=folder.exists())
-        write_json(folder / "summary.json", facts)
+    summary = _summary(arm, out)
+    facts = meta_train.run(arm.config, store.folder, summary.parent, resume=summary.parent.exists())
+    write_json(summary, facts)
+
+
+def _summary(arm: Arm, out: Path) -> Path:
+    """Return the file that a complete meta-training has."""
+    return out / "runs" / arm.name / "summary.json"
 
 
 def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
@@ -134,7 +156,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 micro_tokens=config.batch.micro_tokens,
             )
         if facts.get("interrupted"):
-            raise KeyboardInterrupt("Stopped; the same command goes on.")
+            raise KeyboardInterrupt(STOPPED)
         scores = evaluate.run(
             model=model,
             pair=cell.pair,

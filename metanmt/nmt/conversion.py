@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,12 @@ def converted(folder: Path, quantization: str) -> Iterator[Path]:
     if _is_current(cache, digest):
         yield cache
         return
-    say(f"converting {folder} for ctranslate2, {quantization}")
     try:
-        with new_folder(cache, overwrite=True) as new:
-            _convert(folder, new, quantization, digest)
+        with _one_at_a_time(folder):
+            if not _is_current(cache, digest):
+                say(f"converting {folder} for ctranslate2, {quantization}")
+                with new_folder(cache, overwrite=True) as new:
+                    _convert(folder, new, quantization, digest)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
@@ -71,6 +75,18 @@ def converted(folder: Path, quantization: str) -> Iterator[Path]:
             yield Path(temporary)
     else:
         yield cache
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process converts this checkpoint; on a file system without locks nothing waits."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def vocabulary_size(conversion: Path) -> int:

@@ -132,7 +132,7 @@ class _Training:
     def until_done(self, interruption: Interruption) -> None:
         """Make outer steps until the run's cost is spent; validate and save on the way, in the first process."""
         limit = self.config.outer.max_target_tokens
-        with Progress("meta-train", limit, "tokens", self.state.target_tokens) as progress:
+        with Progress("meta-train", limit, "target tokens", self.state.target_tokens) as progress:
             while self.state.target_tokens < limit:
                 before = self.state.target_tokens
                 stopping = self.step(interruption.requested, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,20 +21,24 @@ from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, MetanmtError
 from metanmt.nmt.score import score
 
+RESULTS = "results/*/*/[0-9z]*/result.json"  # the complete ones
+
 
 @pytest.fixture(scope="module")
 def finished(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """The comparison, killed on the way and finished by the same command."""
+    """The comparison in two processes, killed on the way and finished by the same command."""
     out = tmp_path_factory.mktemp("comparison") / "out"
-    command = [sys.executable, "-m", "metanmt", "compare", str(file), "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as started:
+    command = [sys.executable, "-m", "metanmt", "compare", str(file), "--out", str(out), "--jobs", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
         deadline = time.monotonic() + 120
-        while len(list(out.glob("results/*/*/[0-9z]*/result.json"))) < 2 and time.monotonic() < deadline:
+        while len(list(out.glob(RESULTS))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         started.send_signal(signal.SIGKILL)
-    before = {path: path.stat().st_mtime_ns for path in out.glob("results/*/*/[0-9z]*/result.json")}
+        _, said = started.communicate(timeout=20)  # ends when no worker holds the pipe any more
+    assert "10 pieces of work, 2 at a time, each with 1 CPU threads" in said
+    before = {path: path.stat().st_mtime_ns for path in out.glob(RESULTS)}
     assert 2 <= len(before) < 8
-    found = compare.run(file, out)
+    found = compare.run(file, out, jobs=2)
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     return found, out
 
@@ -48,6 +51,23 @@ def test_every_cell_is_there_and_nothing_else(finished: tuple[dict[str, Any], Pa
     assert not list(out.rglob(".*.tmp"))
     names = {path.name for path in (out / "results" / "joint" / "fi-en" / "100-all-2").iterdir()}
     assert names == {"result.json", "hypotheses.txt", "counts.npz"}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Return what a comparison found and the weights of its runs, without how long it took."""
+    names = ("counts.npz", "hypotheses.txt", "model.safetensors")
+    files = {str(path.relative_to(out)): path.read_bytes() for name in names for path in out.rglob(name)}
+    results = {str(path.relative_to(out)): json.loads(path.read_text(encoding="utf-8")) for path in out.glob(RESULTS)}
+    return files | {name: json.dumps([facts["digest"], facts["scores"]]).encode() for name, facts in results.items()}
+
+
+def test_results_depend_on_neither_the_number_of_jobs_nor_a_kill(
+    finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path
+) -> None:
+    compare.run(file, tmp_path / "alone", jobs=1)
+    expected = contents(tmp_path / "alone")
+    assert len(expected) >= 3 * 8 + 2
+    assert contents(finished[1]) == expected
 
 
 def test_scores_and_leads_are_those_of_the_hypotheses(finished: tuple[dict[str, Any], Path], data: Path) -> None:
@@ -109,7 +129,9 @@ def test_a_finished_comparison_is_not_run_again(
     monkeypatch.setattr(execute.meta_train, "run", never)
     monkeypatch.setattr(execute, "_run_cell", never)
     assert compare.run(file, finished[1]) == finished[0]
-    assert "at most 0 target tokens" in compare.dry_run(file, finished[1])
+    planned = compare.dry_run(file, finished[1])
+    assert planned["target_tokens"] == 0
+    assert "at most 0 target tokens" in compare.format_plan(planned)
 
 
 def test_another_setting_runs_its_cells_anew(finished: tuple[dict[str, Any], Path], file: Path, data: Path) -> None:
