@@ -19,7 +19,9 @@ from metanmt.errors import ConfigError, did_you_mean
 
 Section = TypeVar("Section")
 Update = Literal["all", "embeddings", "embeddings+encoder"]
-LearnerName = Literal["joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer"]
+LearnerName = Literal[
+    "joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"
+]
 Precision = Literal["auto", "float32", "bfloat16"]
 Metric = Literal["chrf", "bleu", "loss"]
 
