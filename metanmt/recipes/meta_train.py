@@ -72,6 +72,8 @@ class _Training:
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )
+        if self.learner.one_task and config.outer.parent != "auto":
+            named_parent(self.tasks, config.outer.parent)
         self.optimizer = make_optimizer(self.initialization, self.learner.own, config.outer)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
 

@@ -1,0 +1,93 @@
+"""Every learner trains from the command's recipe, resumes to the same bits, and says what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metanmt.errors import ConfigError
+from metanmt.recipes import meta_train
+from scripts.kill_test import differences, fingerprint
+from tests.recipes.conftest import small_config
+from tests.recipes.test_meta_train import metrics
+from tests.recipes.test_resume import killed_in_step
+
+SHORT = (
+    "outer.max_target_tokens=2500",
+    "outer.joint_share=0.3",
+    "validation.times=1",
+    "run.checkpoint_minutes=0",
+    "inner.steps=2",
+    "inner.hidden=4",
+    "outer.parent_share=0.4",
+)
+
+
+@pytest.mark.parametrize("learner", ["maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"])
+def test_it_learns_and_resumes_to_the_same_bits(
+    learner: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(*SHORT, f"outer.learner={learner}")
+    facts = meta_train.run(config, data, tmp_path / "whole")
+    assert facts["target_tokens"] >= 2500
+    lines = [line for line in metrics(tmp_path / "whole") if "phase" in line]
+    assert lines[-1]["query_loss"] < lines[0]["query_loss"] - 0.3
+    assert {line["phase"] for line in lines} == ({"joint", learner} if learner != "transfer" else {learner, "joint"})
+    killed_in_step(facts["steps"] - 1, monkeypatch)
+    with pytest.raises(SystemExit):
+        meta_train.run(config, data, tmp_path / "run")
+    monkeypatch.undo()
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize("learner", ["meta-sgd", "lstm"])
+def test_what_is_learned_beside_the_initialisation_moves(learner: str, data: Path, tmp_path: Path) -> None:
+    meta_train.run(small_config(*SHORT, f"outer.learner={learner}"), data, tmp_path / "run")
+    tensors = load_file(tmp_path / "run" / "last" / "trainer.safetensors")
+    own = {name: tensor for name, tensor in tensors.items() if f"{name}.exp_avg" in tensors}
+    assert own
+    assert all(name.startswith("learner.") for name in own)
+    moved = [tensor for tensor in own.values() if tensor.numel() > 1 and float(tensor.std()) > 0]
+    assert len(moved) > len(own) / 2
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in own.values())
+
+
+def test_a_parent_by_name(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_config(*SHORT, "outer.learner=transfer", "outer.parent=sv-en")
+    facts = meta_train.run(config, data, tmp_path / "run")
+    assert "transfer from sv-en" in capsys.readouterr().err
+    assert state(tmp_path / "run")["parent"] == "sv-en"
+    assert facts["target_tokens"] == pytest.approx(2500, rel=0.1)
+
+
+def test_the_best_parent_is_tried_for_and_its_cost_is_counted(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = meta_train.run(small_config(*SHORT, "outer.learner=transfer"), data, tmp_path / "run")
+    said = capsys.readouterr().err
+    losses = {
+        line.split()[1].rstrip(":"): float(line.split()[4]) for line in said.splitlines() if line.startswith("parent ")
+    }
+    assert set(losses) == {"de-en", "sv-en", "es-en"}
+    chosen = state(tmp_path / "run")["parent"]
+    assert losses[chosen] == min(losses.values())
+    assert facts["target_tokens"] == pytest.approx(2500, rel=0.1)
+    first = next(line for line in metrics(tmp_path / "run") if "phase" in line)
+    assert first["target_tokens"] > 0.4 * 2500
+
+
+def test_an_unknown_parent_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sw-en") as error:
+        meta_train.run(small_config("outer.learner=transfer", "outer.parent=sw-en"), data, tmp_path / "run")
+    assert "sv-en" in error.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def state(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "last" / "trainer.json").read_text(encoding="utf-8"))
+    return found
