@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from metanmt.comparison.layers import analyse
 from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, check_runs, make_arms, make_plan
 from metanmt.comparison.statistics import METRICS, counts
 from metanmt.config import Update
@@ -150,6 +151,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
         np.savez(folder / COUNTS, bleu=bleu, chrf=chrf)
         shutil.move(scores["hypotheses"], folder / HYPOTHESES)
         shutil.rmtree(folder / "evaluation")
+        analysis = analyse(plan, cell, store, init, model)
         if cell.budget:
             shutil.rmtree(model)  # a comparison has hundreds of these
         keep = ("train_words", "sentences", "updates", "target_tokens", "peak_memory_bytes", "best")
@@ -161,6 +163,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 "draw": cell.draw,
                 "scores": scores["scores"],
                 "adaptation": {key: facts[key] for key in keep if key in facts},
+                "analysis": analysis,
                 "elapsed_seconds": round(time.monotonic() - started, 1),
                 "versions": scores["versions"],
             },
