@@ -131,5 +131,5 @@ def format_layers(rows: Sequence[dict[str, Any]]) -> str:
             [layer, *(format_measure(measure, value) for value in values)]
             for layer, values in by_layer(rows, measure).items()
         ]
-        lines += ["", table([title, *labels(rows)], body)]
+        lines += ["", table([title, *labels(rows)], body)] if body else []
     return "\n".join(lines)

@@ -124,12 +124,12 @@ def test_text_of_others_is_escaped_and_named(page: str, parsed: Parsed) -> None:
 
 def test_charts_have_titles_units_and_labels(page: str) -> None:
     charts = re.findall(r'<svg class="chart".*?</svg>', page, flags=re.S)
-    assert len(charts) == 2 * 3 + 6
+    assert len(charts) == 2 * 3 + 6 + 2
     for chart in charts:
         titles = re.findall(r'class="axis-title"[^>]*>([^<]+)<', chart)
         assert len(titles) == 2
-        assert re.search("target (words|tokens)", titles[0])
-        assert re.search("points|nats", titles[1])
+        assert re.search("target (words|tokens)|layer", titles[0])
+        assert re.search("points|nats|%|0 to 1", titles[1])
         assert "viewBox" in chart
         assert "fomaml" in re.findall(r'class="label[^>]*>([^<]+)<', chart) or "joint" in chart
 
