@@ -151,6 +151,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
         np.savez(folder / COUNTS, bleu=bleu, chrf=chrf)
         shutil.move(scores["hypotheses"], folder / HYPOTHESES)
         shutil.rmtree(folder / "evaluation")
+        elapsed_seconds = round(time.monotonic() - started, 1)
         analysis = analyse(plan, cell, store, init, model)
         if cell.budget:
             shutil.rmtree(model)  # a comparison has hundreds of these
@@ -164,7 +165,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 "scores": scores["scores"],
                 "adaptation": {key: facts[key] for key in keep if key in facts},
                 "analysis": analysis,
-                "elapsed_seconds": round(time.monotonic() - started, 1),
+                "elapsed_seconds": elapsed_seconds,
                 "versions": scores["versions"],
             },
         )

@@ -28,6 +28,8 @@ from metanmt.runlog import duration
 from metanmt.runtime import digest
 
 NAMES = {"bleu": "BLEU", "chrf": "chrF++"}
+POINTS = 100.0
+"""What no lead exceeds; the interval of two draws may, where many comparisons are corrected for."""
 Group = tuple[str, int, str]
 """Arm, budget, update: what the draws and pairs of are gathered in one row."""
 
@@ -61,7 +63,7 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
                 leads = {pair: _lead(drawn, other[pair], metric, out) for pair, drawn in by_pair.items()}
                 mean = mean_difference(list(leads.values()), [shared[pair] for pair in leads])
                 row["lead"][metric] = {
-                    place: _lead_facts(lead, plan.compare.confidence, comparisons)
+                    place: lead_facts(lead, plan.compare.confidence, comparisons)
                     for place, lead in {**leads, "mean": mean}.items()
                 }
         row["adaptation"] = _adaptation([result for found in results.values() for result in found])
@@ -111,8 +113,9 @@ def _lead(ours: Sequence[Cell], theirs: Sequence[Cell], metric: str, out: Path) 
     return paired_difference(load_counts(ours, out, metric), load_counts(theirs, out, metric), scorer(metric))
 
 
-def _lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[str, float]:
-    low, high = lead.interval(confidence, comparisons)
+def lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[str, float]:
+    """Return a lead with its interval, which ends where the scale of the scores does."""
+    low, high = (max(-POINTS, min(POINTS, end)) for end in lead.interval(confidence, comparisons))
     return {"value": lead.value, "low": low, "high": high, "p_value": lead.p_value(comparisons)}
 
 
@@ -144,7 +147,7 @@ def format_comparison(found: dict[str, Any]) -> str:
         "training: what another of its seeds would give is not in the interval."
     )
     lines += [sharing_note(group) for group in found["shared_sentences"]]
-    for budget, update in dict.fromkeys((row["budget"], row["update"]) for row in found["rows"]):
+    for budget, update in sorted({(row["budget"], row["update"]) for row in found["rows"]}):
         rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]
         moves = "" if update in ("all", "none") else f", {update} moving"
         lines += ["", f"Adapted on {budget:,} target words{moves}:" if budget else "Zero-shot:"]
@@ -156,7 +159,12 @@ def format_comparison(found: dict[str, Any]) -> str:
     if found["training"]:
         lines += ["", "Cost of meta-training:", "", _training_table(found["training"])]
     if any(row["budget"] for row in found["rows"]):
-        lines += ["", "Cost of an adaptation (seconds with its translation):", "", _adaptation_table(found["rows"])]
+        lines += [
+            "",
+            "Cost of an adaptation (seconds with its translation; memory the most that its process had held):",
+            "",
+            _adaptation_table(found["rows"]),
+        ]
     lines += ["", *(f"{NAMES[metric]:7} {signature}" for metric, signature in found["signatures"].items())]
     return "\n".join(lines)
 

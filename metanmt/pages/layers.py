@@ -38,7 +38,7 @@ def what_moves(comparison: Comparison, key: str) -> dict[str, Any] | None:
         "charts": [(TITLES[measure], _chart(rows, styles, measure, f"{key}-{measure}")) for measure in TITLES],
         "tables": [
             {
-                "title": f"{TITLES[measure]}: {UNITS[measure]}, mean ± standard deviation",
+                "title": f"{TITLES[measure]}: {UNITS[measure]}",
                 "arms": names,
                 "layers": {
                     layer: [format_measure(measure, value) for value in values]
@@ -82,9 +82,9 @@ def _verdict(row: dict[str, Any]) -> str:
     lowest = min(body, key=lambda item: item[CKA]["mean"])
     below = sum(item[CKA]["mean"] + (item[CKA]["sd"] or 0) < REUSE for item in body)
     if below:
-        text = f"{below} of the {len(body)} layers of its body fall below a CKA of {REUSE}, as in rapid learning"
+        text = f"{below} of the {len(body)} layers of its body fall below a CKA of {REUSE}, as rapid learning has it"
     elif all(item[CKA]["mean"] - (item[CKA]["sd"] or 0) >= REUSE for item in body):
-        text = f"all {len(body)} layers of its body keep a CKA of {REUSE} or more, as in feature reuse"
+        text = f"all {len(body)} layers of its body keep a CKA of {REUSE} or more, as feature reuse has it"
     else:
         text = f"the CKA of its body lies about {REUSE}: neither clearly feature reuse nor rapid learning"
     moved = max((item for item in row["layers"] if item[MOVEMENT]), key=lambda item: item[MOVEMENT]["mean"])

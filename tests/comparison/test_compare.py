@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from metanmt.cli import main
-from metanmt.comparison import compare, execute
+from metanmt.comparison import compare, execute, tables
 from metanmt.comparison.layers import collect_layers, format_layers
 from metanmt.comparison.plan import load_compare, make_plan
+from metanmt.comparison.statistics import Difference
 from metanmt.comparison.tables import format_comparison, same_sentences
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, MetanmtError
@@ -126,6 +127,16 @@ def test_an_adaptation_that_kept_the_initialisation_is_counted_and_not_averaged(
     ]
     assert "joint 1 of 2" in format_layers([row])
     assert collect_layers(plan, {cells[0]: {"adaptation": {}, "scores": {}}}) == []  # made before there was analysis
+
+
+def test_an_interval_ends_where_scores_do(finished: tuple[dict[str, Any], Path]) -> None:
+    """Two draws and many comparisons: Student's interval may be wider than the scale of 0 to 100."""
+    found, _ = finished
+    leads = [lead for row in found["rows"] for by_place in row["lead"].values() for lead in by_place.values()]
+    assert all(-100 <= lead["low"] <= lead["value"] <= lead["high"] <= 100 for lead in leads)
+    wide = Difference(value=1.0, error=3.0, freedom=1.0, draws=2)
+    assert wide.interval(0.95, 48)[1] > 1_000
+    assert tables.lead_facts(wide, 0.95, 48)["high"] == 100
 
 
 def test_pairs_that_translate_the_same_sentences_are_known(finished: tuple[dict[str, Any], Path], data: Path) -> None:

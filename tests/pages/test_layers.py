@@ -30,8 +30,8 @@ def moves(comparison: Comparison) -> dict[str, Any]:
 
 def test_each_arm_is_told_by_its_own_figures(comparison: Comparison) -> None:
     said = {name: text for name, _, text in moves(comparison)["findings"]}
-    assert said["joint"].startswith("all 3 layers of its body keep a CKA of 0.9 or more, as in feature reuse")
-    assert said["fomaml"].startswith("3 of the 3 layers of its body fall below a CKA of 0.9, as in rapid learning")
+    assert said["joint"].startswith("all 3 layers of its body keep a CKA of 0.9 or more, as feature reuse has it")
+    assert said["fomaml"].startswith("3 of the 3 layers of its body fall below a CKA of 0.9, as rapid learning has it")
     assert "(lowest 0.70, encoder 1)" in said["fomaml"]
     assert "neither clearly" in said["reptile"]
     assert "most moved: embeddings, by 4.0% of the norm" in said["fomaml"]
