@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metanmt.cli import main
 from metanmt.comparison import compare, execute, tables
 from metanmt.comparison.layers import collect_layers, format_layers
-from metanmt.comparison.plan import load_compare, make_plan
+from metanmt.comparison.plan import Cell, load_compare, make_plan
 from metanmt.comparison.statistics import Difference
 from metanmt.comparison.tables import format_comparison, same_sentences
 from metanmt.data.store import TokenStore
@@ -245,3 +249,40 @@ def test_mistakes_are_refused_before_anything_is_trained(
 def test_shipped_comparisons_parse() -> None:
     for path in Path(execute.__file__).parent.glob("*.toml"):
         assert load_compare(Path(path.stem)).arms
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_pairs_of_one_test_set_are_resampled_together(
+    finished: tuple[dict[str, Any], Path],
+    file: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+) -> None:
+    """A second pair with the first one's results: no surer on the same references, surer on others."""
+
+    def made_up(cells: Sequence[Cell], out: Path, metric: str) -> list[Any]:
+        values = [np.random.default_rng([cell.draw, len(cell.arm)]).normal(size=30) for cell in cells]
+        return [np.stack([value, np.ones(30)], axis=1) for value in values]
+
+    monkeypatch.setattr(tables, "load_counts", made_up)
+    monkeypatch.setattr(tables, "scorer", lambda name: lambda sums: sums[0] / sums[1])
+    shutil.copytree(finished[1], tmp_path / "out")
+    shutil.copytree(data, tmp_path / "data")
+    for results in (tmp_path / "out" / "results").iterdir():
+        shutil.copytree(results / "fi-en", results / "sv-en")
+    text = tmp_path / "data" / "text"
+    shutil.copytree(text / "fi-en", text / "sv-en", dirs_exist_ok=True)
+    (text / "sv-en" / "test.sv").write_text("another source\n", encoding="utf-8")
+    if not shared:
+        (text / "sv-en" / "test.en").write_text("other references\n", encoding="utf-8")
+    store = TokenStore.open(tmp_path / "data")
+    plan = make_plan(load_compare(file), store)
+    again = tuple(replace(cell, pair="sv-en") for cell in plan.cells)
+    found = tables.collect(replace(plan, pairs=("fi-en", "sv-en"), cells=plan.cells + again), store, tmp_path / "out")
+    assert found["shared_sentences"] == ([["fi-en", "sv-en"]] if shared else [])
+    row = next(row for row in found["rows"] if (row["arm"], row["budget"]) == ("fomaml", 0))
+    widths = {place: lead["high"] - lead["low"] for place, lead in row["lead"]["chrf"].items()}
+    assert widths["fi-en"] == widths["sv-en"] > 0
+    assert widths["mean"] == pytest.approx(widths["fi-en"]) if shared else widths["mean"] < 0.8 * widths["fi-en"]
