@@ -103,4 +103,5 @@ def _against(rows: list[dict[str, Any]], baseline: str) -> str:
             movements = by_layer([row, base], MOVEMENT).values()
             both = [(one["mean"], other["mean"]) for one, other in movements if one and other]
             said.append(f"{name} in {sum(one < other for one, other in both)} of {len(both)}")
-    return f"Layers that moved less than those of {baseline}: {', '.join(said)}." if said else ""
+    compared = f"Layers whose mean movement is below that of {baseline}, untested: {', '.join(said)}."
+    return compared if said else ""

@@ -38,7 +38,7 @@ def test_each_arm_is_told_by_its_own_figures(comparison: Comparison) -> None:
     assert moves(comparison)["counts"] == "joint 6 of 6, fomaml 6 of 6, reptile 5 of 6"
     assert (
         moves(comparison)["against"]
-        == "Layers that moved less than those of joint: fomaml in 7 of 7, reptile in 0 of 7."
+        == "Layers whose mean movement is below that of joint, untested: fomaml in 7 of 7, reptile in 0 of 7."
     )
 
 
