@@ -32,7 +32,7 @@ def run(
     plan, store = execute.run(_given(file, data, root), out, jobs)
     places = [text for name, path in (("--data", data), ("--root", root)) if path for text in (name, str(path))]
     found = {
-        **tables.collect(plan, out),
+        **tables.collect(plan, store, out),
         "command": shlex.join(["metanmt", "compare", str(file), "--out", str(out), *places]),
         "data": Path(os.path.relpath(store.folder.resolve(), out.resolve())).as_posix(),
     }

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from metanmt.comparison.layers import analyse
 from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, check_runs, make_arms, make_plan
 from metanmt.comparison.statistics import METRICS, counts
 from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
@@ -172,6 +173,8 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
         np.savez(folder / COUNTS, bleu=bleu, chrf=chrf)
         shutil.move(scores["hypotheses"], folder / HYPOTHESES)
         shutil.rmtree(folder / "evaluation")
+        elapsed_seconds = round(time.monotonic() - started, 1)
+        analysis = analyse(plan, cell, store, init, model)
         if cell.budget:
             shutil.rmtree(model)  # a comparison has hundreds of these
         keep = ("train_words", "sentences", "updates", "target_tokens", "peak_memory_bytes", "best")
@@ -183,7 +186,8 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 "draw": cell.draw,
                 "scores": scores["scores"],
                 "adaptation": {key: facts[key] for key in keep if key in facts},
-                "elapsed_seconds": round(time.monotonic() - started, 1),
+                "analysis": analysis,
+                "elapsed_seconds": elapsed_seconds,
                 "versions": scores["versions"],
             },
         )

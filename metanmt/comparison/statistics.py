@@ -5,12 +5,15 @@ is therefore uncertain twice: another draw would adapt otherwise, and another te
 is estimated from the draws themselves, the second by the paired bootstrap over sentences (Koehn 2004). Three draws are
 too few to be resampled, so that the two variances are added and the interval is Student's, with the degrees of freedom
 of Satterthwaite (1946); a simulation in the tests shows that it covers the truth at its stated rate.
+
+A mean over pairs is as sure as its test sets are independent. Where several are translations of the same sentences, as
+FLORES-200's are, a sentence that is easy in one is easy in all: those are resampled jointly, the same ones of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,6 +57,21 @@ class Difference:
         return min(1.0, comparisons * 2 * float(t.sf(abs(self.value) / self.error, self.freedom)))
 
 
+@dataclass(frozen=True)
+class PairDifference(Difference):
+    """A lead on one test set, with what its error is made of.
+
+    Attributes:
+        of_draws: variance of the value by the draws.
+        sentences: of the test set.
+        resampled: the value on each resample of the sentences, (resamples,).
+    """
+
+    of_draws: float
+    sentences: int
+    resampled: NDArray[np.float64] = field(compare=False, repr=False)
+
+
 def metric(name: str) -> Any:
     """Return sacreBLEU's metric, as `metanmt evaluate` uses it."""
     from sacrebleu.metrics import BLEU, CHRF
@@ -79,7 +97,7 @@ def paired_difference(
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Difference:
+) -> PairDifference:
     """Return how far a system leads a baseline that was adapted on the same draws and scored on the same sentences.
 
     Args:
@@ -102,16 +120,33 @@ def paired_difference(
     rng = np.random.default_rng(seed)
     even = np.full(sentences, 1 / sentences)
     resampled = np.array([lead(rng.multinomial(sentences, even)).mean() for _ in range(resamples)])
-    of_sentences = float(resampled.var(ddof=1))
     of_draws = float(by_draw.var(ddof=1)) / draws if draws > 1 else 0.0
-    parts = [(of_sentences, sentences - 1), (of_draws, draws - 1)]
-    return Difference(float(by_draw.mean()), *_added(parts), draws)
+    parts = [(float(resampled.var(ddof=1)), sentences - 1), (of_draws, draws - 1)]
+    return PairDifference(float(by_draw.mean()), *_added(parts), draws, of_draws, sentences, resampled)
 
 
-def mean_difference(differences: Sequence[Difference]) -> Difference:
-    """Return the mean lead over several test sets, each with sentences and draws of its own."""
+def mean_difference(differences: Sequence[PairDifference], test_sets: Sequence[Hashable]) -> Difference:
+    """Return the mean lead over several pairs, each with draws of its own.
+
+    Args:
+        differences: one a pair, all of the same resampling seed.
+        test_sets: what each was scored on. Equal ones stand for the same sentences in the same order: their leads on
+            one resample belong together, and so the covariance between them counts. Others are independent.
+
+    Raises:
+        ValueError: test sets that are said to be equal differ in length.
+    """
     count = len(differences)
-    parts = [((item.error / count) ** 2, item.freedom) for item in differences]
+    sharing: dict[Hashable, list[PairDifference]] = {}
+    for item, test_set in zip(differences, test_sets, strict=True):
+        sharing.setdefault(test_set, []).append(item)
+    parts = [(item.of_draws / count**2, item.draws - 1) for item in differences]
+    for items in sharing.values():
+        sizes = {item.sentences for item in items}
+        if len(sizes) > 1:
+            raise ValueError(f"one test set of {sorted(sizes)} sentences")
+        together = np.sum([item.resampled for item in items], axis=0) / count
+        parts.append((float(together.var(ddof=1)), sizes.pop() - 1))
     value = float(np.mean([item.value for item in differences]))
     return Difference(value, *_added(parts), min(item.draws for item in differences))
 

@@ -5,29 +5,36 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metanmt.comparison.execute import load_counts, load_result
+from metanmt.comparison.layers import collect_layers, format_layers
 from metanmt.comparison.plan import Arm, Cell, Plan
 from metanmt.comparison.statistics import (
     METRICS,
     Difference,
+    PairDifference,
     mean_and_deviation,
     mean_difference,
     paired_difference,
     scorer,
 )
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
 from metanmt.report import table
 from metanmt.runlog import duration
+from metanmt.runtime import digest
 
 NAMES = {"bleu": "BLEU", "chrf": "chrF++"}
+POINTS = 100.0
+"""What no lead exceeds; the interval of two draws may, where many comparisons are corrected for."""
 Group = tuple[str, int, str]
 """Arm, budget, update: what the draws and pairs of are gathered in one row."""
 
 
-def collect(plan: Plan, out: Path) -> dict[str, Any]:
+def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
     """Return everything that the tables show: scores, differences from the baseline, costs, signatures."""
     cells: dict[Group, dict[str, list[Cell]]] = {}
     for cell in plan.cells:
@@ -38,11 +45,13 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
     ]
     places = len(plan.pairs) + (len(plan.pairs) > 1)  # the mean is looked at as well
     comparisons = max(1, len(compared) * places * len(METRICS))
+    results_of = {cell: load_result(cell, out) for cell in plan.cells}
+    shared = same_sentences({pair: _sides(plan, store, pair) for pair in plan.pairs})
     rows, signatures = [], {}
     for group, by_pair in cells.items():
         arm, budget, update = group
         row: dict[str, Any] = {"arm": arm, "budget": budget, "update": update, "scores": {}, "lead": {}}
-        results = {pair: [load_result(cell, out) for cell in drawn] for pair, drawn in by_pair.items()}
+        results = {pair: [results_of[cell] for cell in drawn] for pair, drawn in by_pair.items()}
         for metric in METRICS:
             scores = {pair: [r["scores"][metric]["score"] for r in found] for pair, found in results.items()}
             signatures[metric] = next(iter(results.values()))[0]["scores"][metric]["signature"]
@@ -52,9 +61,10 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
             if group in compared:
                 other = cells[plan.compare.baseline, budget, update]
                 leads = {pair: _lead(drawn, other[pair], metric, out) for pair, drawn in by_pair.items()}
-                leads["mean"] = mean_difference(list(leads.values()))
+                mean = mean_difference(list(leads.values()), [shared[pair] for pair in leads])
                 row["lead"][metric] = {
-                    pair: _lead_facts(lead, plan.compare.confidence, comparisons) for pair, lead in leads.items()
+                    place: lead_facts(lead, plan.compare.confidence, comparisons)
+                    for place, lead in {**leads, "mean": mean}.items()
                 }
         row["adaptation"] = _adaptation([result for found in results.values() for result in found])
         rows.append(row)
@@ -66,18 +76,47 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
         "baseline": plan.compare.baseline,
         "confidence": plan.compare.confidence,
         "comparisons": comparisons,
+        "shared_sentences": _groups(shared),
         "rows": rows,
+        "layers": collect_layers(plan, results_of),
         "training": [_training(arm, out) for arm in plan.arms if arm.trained],
         "signatures": signatures,
     }
 
 
-def _lead(ours: Sequence[Cell], theirs: Sequence[Cell], metric: str, out: Path) -> Difference:
+def same_sentences(sides: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Return for every pair the first of those whose test set holds the same sentences: one side is alike in both.
+
+    FLORES-200 is such a set: every language translates the same English sentences. Sets that overlap in part only, as
+    verses of a Bible do, are taken as different ones, so that the interval of their mean is somewhat too narrow.
+
+    Args:
+        sides: digests of source and target of each pair's test set.
+    """
+    first: dict[str, str] = {}
+    for pair, own in sides.items():
+        first[pair] = next((first[other] for other in first if {*sides[other]} & {*own}), pair)
+    return first
+
+
+def _sides(plan: Plan, store: TokenStore, name: str) -> tuple[str, str]:
+    pair, folder = Pair.parse(name), store.folder / "text" / name
+    source, target = (digest(folder / f"{plan.compare.test_set}.{side}") for side in (pair.source, pair.target))
+    return source, target
+
+
+def _groups(first: Mapping[str, str]) -> list[list[str]]:
+    groups = [[pair for pair, other in first.items() if other == name] for name in dict.fromkeys(first.values())]
+    return [group for group in groups if len(group) > 1]
+
+
+def _lead(ours: Sequence[Cell], theirs: Sequence[Cell], metric: str, out: Path) -> PairDifference:
     return paired_difference(load_counts(ours, out, metric), load_counts(theirs, out, metric), scorer(metric))
 
 
-def _lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[str, float]:
-    low, high = lead.interval(confidence, comparisons)
+def lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[str, float]:
+    """Return a lead with its interval, which ends where the scale of the scores does."""
+    low, high = (max(-POINTS, min(POINTS, end)) for end in lead.interval(confidence, comparisons))
     return {"value": lead.value, "low": low, "high": high, "p_value": lead.p_value(comparisons)}
 
 
@@ -108,19 +147,35 @@ def format_comparison(found: dict[str, Any]) -> str:
         f"and draws and corrected for {found['comparisons']} comparisons, excludes zero. Each arm is one meta-"
         "training: what another of its seeds would give is not in the interval."
     )
-    for budget, update in dict.fromkeys((row["budget"], row["update"]) for row in found["rows"]):
+    lines += [sharing_note(group) for group in found["shared_sentences"]]
+    for budget, update in sorted({(row["budget"], row["update"]) for row in found["rows"]}):
         rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]
         moves = "" if update in ("all", "none") else f", {update} moving"
         lines += ["", f"Adapted on {budget:,} target words{moves}:" if budget else "Zero-shot:"]
         for metric in METRICS:
             body = [[row["arm"], *(_cell(row, metric, pair) for pair in [*pairs, "mean"])] for row in rows]
             lines += ["", table([NAMES[metric], *pairs, "mean"], body)]
+    if found["layers"]:
+        lines += ["", format_layers(found["layers"])]
     if found["training"]:
         lines += ["", "Cost of meta-training:", "", _training_table(found["training"])]
     if any(row["budget"] for row in found["rows"]):
-        lines += ["", "Cost of an adaptation (seconds with its translation):", "", _adaptation_table(found["rows"])]
+        lines += [
+            "",
+            "Cost of an adaptation (seconds with its translation; memory the most that its process had held):",
+            "",
+            _adaptation_table(found["rows"]),
+        ]
     lines += ["", *(f"{NAMES[metric]:7} {signature}" for metric, signature in found["signatures"].items())]
     return "\n".join(lines)
+
+
+def sharing_note(pairs: Sequence[str]) -> str:
+    """Return what is to be said of pairs that are tested on the same sentences."""
+    return (
+        f"The test sets of {', '.join(pairs[:-1])} and {pairs[-1]} translate the same sentences, which are resampled "
+        "together for the interval of the mean."
+    )
 
 
 def _cell(row: dict[str, Any], metric: str, pair: str) -> str:

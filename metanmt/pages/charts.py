@@ -6,13 +6,13 @@ Colours are classes (`c0` to `c5`) that the page's style sheet fills in, so that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400.0, 270.0
-LEFT, TOP, BOTTOM = 52.0, 14.0, 46.0
+LEFT, TOP, BOTTOM = 60.0, 14.0, 46.0
 COLOURS = 6
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "plus", "down")
@@ -31,6 +31,7 @@ class Line:
         spread: the half height of the band at each point; empty without a band.
         notes: what a pointer shows at each point; empty to show the numbers.
         marked: whether every point has its marker, rather than the last one only.
+        breaks: the numbers of points that no line leads to from the one before.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Line:
     spread: Sequence[float] = ()
     notes: Sequence[str] = ()
     marked: bool = True
+    breaks: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,12 @@ def _dashes(style: int) -> str:
 
 
 def _path(line: Line, frame: _Frame) -> str:
-    points = "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in line.points)
-    return f'<path class="line c{line.style % COLOURS}" d="M{points}"{_dashes(line.style)}/>'
+    lifted = {0, *line.breaks}
+    steps = "".join(
+        f"{'M' if number in lifted else 'L'}{frame.x(x):.1f} {frame.y(y):.1f}"
+        for number, (x, y) in enumerate(line.points)
+    )
+    return f'<path class="line c{line.style % COLOURS}" d="{steps}"{_dashes(line.style)}/>'
 
 
 def _band(line: Line, frame: _Frame) -> str:

@@ -17,7 +17,8 @@ def significant(lead: dict[str, float]) -> int:
 
 def signed(value: float) -> str:
     """Return a difference with its sign, to one decimal."""
-    return f"{value:+.1f}".replace("-", "−")
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text.endswith("0.0") and len(text) == 4 else text
 
 
 def finding(comparison: Comparison) -> list[str]:
@@ -109,7 +110,10 @@ def _limits(comparison: Comparison) -> list[str]:
             "and a lead says little."
         )
     if len(found["draws"]) < 3:
-        limits.append(f"There are only {len(found['draws'])} support draws, so the spread over draws is poorly known.")
+        limits.append(
+            f"There are only {len(found['draws'])} support draws, so the spread over draws is poorly known "
+            "and the intervals are wide."
+        )
     return limits
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from metanmt import __version__
+from metanmt.comparison.tables import sharing_note
 from metanmt.errors import UsageError
 from metanmt.pages import figures
 from metanmt.pages.charts import COLOURS, swatch
 from metanmt.pages.finding import finding, signed, significant, words_of
+from metanmt.pages.layers import REUSE, what_moves
 from metanmt.pages.reading import MEAN, METRICS, Comparison, digest, open_comparison, read_json
 from metanmt.pages.translations import side_by_side
 from metanmt.runlog import duration, say
@@ -55,7 +57,7 @@ def render(comparisons: Sequence[Comparison], *, budget: int | None = None, sent
     )
     environment.filters |= {"duration": duration, "signed": signed, "mebibytes": lambda count: f"{count / 2**20:,.0f}"}
     environment.globals |= {"swatch": swatch, "significant": significant, "words_of": words_of}
-    environment.globals |= {"METRICS": METRICS, "MEAN": MEAN, "COLOURS": COLOURS, "PRINTED": PRINTED}
+    environment.globals |= {"METRICS": METRICS, "MEAN": MEAN, "COLOURS": COLOURS, "PRINTED": PRINTED, "REUSE": REUSE}
     script = (HERE / "report.js").read_text(encoding="utf-8")
     parts = [_facts(item, f"c{number + 1}", budget, sentences) for number, item in enumerate(comparisons)]
     return environment.get_template("report.html.jinja").render(
@@ -87,6 +89,8 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
         "tables": _tables(comparison),
         "budget_charts": figures.budget_charts(comparison, key),
         "learning_charts": figures.learning_charts(comparison, key),
+        "moves": what_moves(comparison, key),
+        "shared": [sharing_note(pairs) for pairs in found.get("shared_sentences", [])],
         "budget": chosen,
         "translations": side_by_side(comparison, chosen, sentences),
         "training": [{**row, "best": _best(row)} for row in found["training"]],

@@ -12,3 +12,12 @@ for (const tools of document.querySelectorAll(".tools")) {
     list.append(...items);
   });
 }
+// On paper nothing can be opened.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const item of closed) item.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const item of closed) item.open = false;
+});

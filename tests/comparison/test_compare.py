@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metanmt.cli import main
-from metanmt.comparison import compare, execute
-from metanmt.comparison.plan import load_compare, make_plan
-from metanmt.comparison.tables import format_comparison
+from metanmt.comparison import compare, execute, tables
+from metanmt.comparison.layers import collect_layers, format_layers
+from metanmt.comparison.plan import Cell, load_compare, make_plan
+from metanmt.comparison.statistics import Difference
+from metanmt.comparison.tables import format_comparison, same_sentences
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, MetanmtError
 from metanmt.nmt.score import score
@@ -95,6 +101,81 @@ def test_the_cost_is_equal_and_stated(finished: tuple[dict[str, Any], Path]) -> 
     text = format_comparison(found)
     for part in ("BLEU", "chrF++", "version:", "Zero-shot", "corrected for 6 comparisons", "peak MiB"):
         assert part in text
+
+
+def test_what_adapting_moved_is_there_for_every_initialisation(finished: tuple[dict[str, Any], Path]) -> None:
+    found, out = finished
+    assert [(row["arm"], row["budget"]) for row in found["layers"]] == [("joint", 100), ("fomaml", 100)]
+    assert all(row["adaptations"] + row["unmoved"] == 2 for row in found["layers"])
+    for arm in ("joint", "fomaml"):
+        results = [load(out / "results" / arm / "fi-en" / f"100-all-{draw}" / "result.json") for draw in (1, 2)]
+        assert all(result["analysis"]["set"] == "dev" for result in results)
+        assert all(result["analysis"]["sentences"] == 20 for result in results)
+        moved = [result for result in results if result["adaptation"]["best"]["update"]]
+        assert moved, "the test needs an adaptation that moved"
+        row = next(row for row in found["layers"] if row["arm"] == arm)
+        assert [item["layer"] for item in row["layers"]] == [item["layer"] for item in moved[0]["analysis"]["layers"]]
+        for number, item in enumerate(row["layers"]):
+            for measure in ("movement", "cka"):
+                values = [result["analysis"]["layers"][number][measure] for result in moved]
+                assert (item[measure] and item[measure]["mean"]) == (
+                    values[0] and pytest.approx(sum(values) / len(values))
+                )
+            assert item["movement"] is None or 0 < item["movement"]["mean"] < 1
+            assert item["cka"] is None or 0 < item["cka"]["mean"] <= 1 + 1e-9
+    assert load(out / "results" / "none" / "fi-en" / "100-all-1" / "result.json")["analysis"] is None
+    assert load(out / "results" / "joint" / "fi-en" / "zero-shot" / "result.json")["analysis"] is None
+    text = format_comparison(found)
+    for part in ("What adapting on 100 target words moved", "| encoder 1 ", "linear CKA", "joint 2 of 2"):
+        assert part in text
+
+
+def load(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def test_an_adaptation_that_kept_the_initialisation_is_counted_and_not_averaged(file: Path, data: Path) -> None:
+    plan = make_plan(load_compare(file), TokenStore.open(data))
+    cells = [cell for cell in plan.cells if cell.arm == "joint" and cell.budget]
+
+    def result(update: int, movement: float) -> dict[str, Any]:
+        layers = [{"layer": "encoder 1", "movement": movement, "cka": 1 - movement}]
+        return {"adaptation": {"best": {"update": update}}, "analysis": {"layers": layers}}
+
+    results = dict(zip(cells, (result(0, 0.0), result(3, 0.5)), strict=True))
+    (row,) = collect_layers(plan, results)
+    assert (row["adaptations"], row["unmoved"]) == (1, 1)
+    assert row["layers"] == [
+        {"layer": "encoder 1", "movement": {"mean": 0.5, "sd": None}, "cka": {"mean": 0.5, "sd": None}}
+    ]
+    assert "joint 1 of 2" in format_layers([row])
+    assert collect_layers(plan, {cells[0]: {"adaptation": {}, "scores": {}}}) == []  # made before there was analysis
+
+
+def test_an_interval_ends_where_scores_do(finished: tuple[dict[str, Any], Path]) -> None:
+    """Two draws and many comparisons: Student's interval may be wider than the scale of 0 to 100."""
+    found, _ = finished
+    leads = [lead for row in found["rows"] for by_place in row["lead"].values() for lead in by_place.values()]
+    assert all(-100 <= lead["low"] <= lead["value"] <= lead["high"] <= 100 for lead in leads)
+    wide = Difference(value=1.0, error=3.0, freedom=1.0, draws=2)
+    assert wide.interval(0.95, 48)[1] > 1_000
+    assert tables.lead_facts(wide, 0.95, 48)["high"] == 100
+
+
+def test_pairs_that_translate_the_same_sentences_are_known(finished: tuple[dict[str, Any], Path], data: Path) -> None:
+    found, _ = finished
+    assert found["shared_sentences"] == []
+    pairs = {"fi-en": ("a", "x"), "tr-en": ("b", "x"), "ko-en": ("c", "y"), "en-ro": ("x", "d"), "ro-de": ("e", "z")}
+    assert same_sentences(pairs) == {
+        "fi-en": "fi-en",
+        "tr-en": "fi-en",
+        "ko-en": "ko-en",
+        "en-ro": "fi-en",
+        "ro-de": "ro-de",
+    }
+    note = format_comparison({**found, "shared_sentences": [["fi-en", "tr-en", "en-ro"]]})
+    assert "fi-en, tr-en and en-ro translate the same sentences, which are resampled together" in note
 
 
 def test_the_files_beside_it(finished: tuple[dict[str, Any], Path], file: Path, data: Path) -> None:
@@ -190,3 +271,40 @@ def test_mistakes_are_refused_before_anything_is_trained(
 def test_shipped_comparisons_parse() -> None:
     for path in Path(execute.__file__).parent.glob("*.toml"):
         assert load_compare(Path(path.stem)).arms
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_pairs_of_one_test_set_are_resampled_together(
+    finished: tuple[dict[str, Any], Path],
+    file: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+) -> None:
+    """A second pair with the first one's results: no surer on the same references, surer on others."""
+
+    def made_up(cells: Sequence[Cell], out: Path, metric: str) -> list[Any]:
+        values = [np.random.default_rng([cell.draw, len(cell.arm)]).normal(size=30) for cell in cells]
+        return [np.stack([value, np.ones(30)], axis=1) for value in values]
+
+    monkeypatch.setattr(tables, "load_counts", made_up)
+    monkeypatch.setattr(tables, "scorer", lambda name: lambda sums: sums[0] / sums[1])
+    shutil.copytree(finished[1], tmp_path / "out")
+    shutil.copytree(data, tmp_path / "data")
+    for results in (tmp_path / "out" / "results").iterdir():
+        shutil.copytree(results / "fi-en", results / "sv-en")
+    text = tmp_path / "data" / "text"
+    shutil.copytree(text / "fi-en", text / "sv-en", dirs_exist_ok=True)
+    (text / "sv-en" / "test.sv").write_text("another source\n", encoding="utf-8")
+    if not shared:
+        (text / "sv-en" / "test.en").write_text("other references\n", encoding="utf-8")
+    store = TokenStore.open(tmp_path / "data")
+    plan = make_plan(load_compare(file), store)
+    again = tuple(replace(cell, pair="sv-en") for cell in plan.cells)
+    found = tables.collect(replace(plan, pairs=("fi-en", "sv-en"), cells=plan.cells + again), store, tmp_path / "out")
+    assert found["shared_sentences"] == ([["fi-en", "sv-en"]] if shared else [])
+    row = next(row for row in found["rows"] if (row["arm"], row["budget"]) == ("fomaml", 0))
+    widths = {place: lead["high"] - lead["low"] for place, lead in row["lead"]["chrf"].items()}
+    assert widths["fi-en"] == widths["sv-en"] > 0
+    assert widths["mean"] == pytest.approx(widths["fi-en"]) if shared else widths["mean"] < 0.8 * widths["fi-en"]

@@ -11,7 +11,7 @@ from sacrebleu.significance import PairedTest
 from metanmt.comparison.statistics import (
     METRICS,
     Counts,
-    Difference,
+    PairDifference,
     counts,
     mean_and_deviation,
     mean_difference,
@@ -96,10 +96,63 @@ def test_the_interval_covers_the_truth_at_its_stated_rate(of_draws: float, of_se
     assert 0.92 <= covered / trials <= 0.995
 
 
+def lead_on(sentences: Counts, seed: int, *, of_draws: float = 0.0) -> PairDifference:
+    """Return a lead of 0.3 on average whose part by sentence is given, over three draws with noise of their own."""
+    rng = np.random.default_rng(seed)
+    lead = 0.3 + sentences + 0.5 * rng.normal(size=(3, len(sentences))) + of_draws * rng.normal(size=(3, 1))
+    base = rng.normal(size=lead.shape)
+    system, baseline = ([np.stack([row, np.ones(len(row))], axis=1) for row in rows] for rows in (base + lead, base))
+    return paired_difference(system, baseline, mean_score, resamples=100, seed=1)
+
+
 def test_the_mean_over_test_sets_is_surer_than_each() -> None:
-    one = Difference(2.0, 1.0, 4.0, 3)
-    found = mean_difference([one, one, one, one])
-    assert (found.value, found.error, found.freedom, found.draws) == (2.0, 0.5, pytest.approx(16.0), 3)
+    rng = np.random.default_rng(3)
+    pairs = [lead_on(rng.normal(size=60), seed) for seed in range(4)]
+    found = mean_difference(pairs, "abcd")
+    assert found.value == pytest.approx(sum(item.value for item in pairs) / 4)
+    assert found.error == pytest.approx(sum(item.error**2 for item in pairs) ** 0.5 / 4)
+    assert (found.draws, found.freedom > min(item.freedom for item in pairs)) == (3, True)
+    one = mean_difference(pairs[:1], "a")
+    assert (one.error, one.freedom) == pytest.approx((pairs[0].error, pairs[0].freedom))
+
+
+def test_the_mean_over_one_test_set_is_no_surer_for_being_looked_at_twice() -> None:
+    pair = lead_on(np.random.default_rng(3).normal(size=60), 1)
+    joint, apart = (mean_difference([pair] * 4, sets) for sets in ("aaaa", "abcd"))
+    of_sentences = pair.error**2 - pair.of_draws
+    assert joint.error**2 == pytest.approx(of_sentences + pair.of_draws / 4)
+    assert apart.error**2 == pytest.approx(pair.error**2 / 4)
+
+
+def test_shared_sentences_may_lean_the_other_way() -> None:
+    """Where a lead on one pair is a deficit on another, sentence by sentence, the mean is surer than if apart."""
+    sentences = np.random.default_rng(3).normal(size=60)
+    pairs = [lead_on(sentences, 1), lead_on(-sentences, 2)]
+    assert mean_difference(pairs, "aa").error < 0.6 * mean_difference(pairs, "ab").error
+
+
+@pytest.mark.parametrize("of_draws", [0.0, 0.1])
+def test_the_mean_over_shared_sentences_covers_the_truth_at_its_stated_rate(of_draws: float) -> None:
+    """Four pairs translate the same 60 sentences, and what is easy is so in all; taken as independent, too narrow."""
+    rng = np.random.default_rng(11)
+    trials, covered = 300, {"aaaa": 0, "abcd": 0}
+    for trial in range(trials):
+        common = rng.normal(size=60)
+        pairs = [
+            lead_on(common + 0.5 * rng.normal(size=60), 4 * trial + number, of_draws=of_draws) for number in range(4)
+        ]
+        for sets in covered:
+            low, high = mean_difference(pairs, sets).interval()
+            covered[sets] += low <= 0.3 <= high
+    assert 0.92 <= covered["aaaa"] / trials <= 0.985
+    assert covered["abcd"] / trials < 0.8
+
+
+def test_one_test_set_has_one_length() -> None:
+    pairs = [lead_on(np.zeros(size), 1) for size in (60, 61)]
+    assert mean_difference(pairs, "ab").value == pytest.approx(0.3, abs=0.2)
+    with pytest.raises(ValueError, match=r"one test set of \[60, 61\] sentences"):
+        mean_difference(pairs, "aa")
 
 
 def test_other_sentences_are_refused() -> None:

@@ -75,6 +75,22 @@ def write_run(folder: Path, arm: str) -> None:
     write(folder / "config.toml", f'[outer]\nlearner = "{arm}"\n')
 
 
+LAYERS = ["embeddings", *(f"{side} {part}" for side in ("encoder", "decoder") for part in ("input", 1, 2, "norm"))]
+ALIKE = {"joint": 0.96, "fomaml": 0.7, "reptile": 0.9}
+
+
+def layers_of(arm: str) -> dict[str, Any]:
+    """Return what adapting an arm moved: joint keeps its representations, fomaml does not, reptile is between."""
+    rows: list[dict[str, Any]] = []
+    for number, layer in enumerate(LAYERS):
+        movement = None if "input" in layer else {"mean": 0.05 - 0.004 * number - 0.01 * (arm == "fomaml"), "sd": 0.002}
+        similar = {"mean": 0.99 if "input" in layer else ALIKE[arm] + 0.002 * number, "sd": 0.02}
+        cka = None if layer == "embeddings" or "norm" in layer else similar
+        rows.append({"layer": layer, "movement": movement, "cka": cka})
+    facts = {"arm": arm, "update": "all", "budget": BUDGETS[-1], "adaptations": 6 - (arm == "reptile")}
+    return {**facts, "unmoved": int(arm == "reptile"), "layers": rows}
+
+
 def write_comparison(out: Path) -> dict[str, Any]:
     """Write the folder and return what its comparison.json holds."""
     write_data(out.parent / "data")
@@ -125,7 +141,9 @@ def write_comparison(out: Path) -> dict[str, Any]:
         "baseline": "joint",
         "confidence": 0.95,
         "comparisons": 14,
+        "shared_sentences": [list(PAIRS)],
         "rows": rows,
+        "layers": [layers_of(arm) for arm in trained],
         "training": [{"arm": arm, "run": "runs", "learner": arm, **spent} for arm in trained],
         "signatures": {"bleu": "nrefs:1|case:mixed|version:2.6.0", "chrf": "nrefs:1|nc:6|nw:2|version:2.6.0"},
         "command": "metanmt compare my.toml --out comparison",

@@ -29,6 +29,16 @@ document.title = [...list.children].map((item) => item.dataset.s2).join(" ");
 </script>"""
 
 
+PRINT = """<script>
+const open = () => document.querySelectorAll("details[open]").length;
+const before = open();
+dispatchEvent(new Event("beforeprint"));
+const printed = open();
+dispatchEvent(new Event("afterprint"));
+document.title = `${before} ${printed} ${open()} ${document.querySelectorAll("details").length}`;
+</script>"""
+
+
 def browse(path: Path, tmp_path: Path) -> tuple[str, str]:
     """Return the document as the browser has it, and what its console said."""
     command = [
@@ -83,3 +93,11 @@ def test_sentences_are_sorted_by_an_arms_score(page: str, tmp_path: Path) -> Non
     assert len(scores) == 60
     assert scores == sorted(scores)
     assert scores[0] < scores[-1]
+
+
+def test_nothing_stays_closed_on_paper(page: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(POLICY.sub("", page).replace("</body>", f"{PRINT}</body>"), encoding="utf-8")
+    before, printed, after, all_of_them = map(int, title(browse(path, tmp_path)[0]).split())
+    assert before == after == 1
+    assert printed == all_of_them > 1

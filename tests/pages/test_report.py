@@ -13,7 +13,7 @@ import pytest
 
 from metanmt.cli import main
 from metanmt.pages.charts import Axis, Line, line_chart, nice_ticks
-from metanmt.pages.finding import finding
+from metanmt.pages.finding import finding, signed
 from metanmt.pages.page import SENTENCES
 from metanmt.pages.reading import open_comparison
 from metanmt.pages.translations import evenly_spaced, marked_words
@@ -124,12 +124,12 @@ def test_text_of_others_is_escaped_and_named(page: str, parsed: Parsed) -> None:
 
 def test_charts_have_titles_units_and_labels(page: str) -> None:
     charts = re.findall(r'<svg class="chart".*?</svg>', page, flags=re.S)
-    assert len(charts) == 2 * 3 + 6
+    assert len(charts) == 2 * 3 + 6 + 2
     for chart in charts:
         titles = re.findall(r'class="axis-title"[^>]*>([^<]+)<', chart)
         assert len(titles) == 2
-        assert re.search("target (words|tokens)", titles[0])
-        assert re.search("points|nats", titles[1])
+        assert re.search("target (words|tokens)|layer", titles[0])
+        assert re.search("points|nats|%|0 to 1", titles[1])
         assert "viewBox" in chart
         assert "fomaml" in re.findall(r'class="label[^>]*>([^<]+)<', chart) or "joint" in chart
 
@@ -174,6 +174,13 @@ def test_the_finding_is_that_of_the_numbers(own_folder: Path) -> None:
         row["lead"] = {}
     write_json(own_folder / "comparison.json", found)
     assert "fomaml, the baseline, scores highest" in " ".join(finding(open_comparison(own_folder)))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (-0.06, "−0.1"), (10.0, "+10.0"), (0, "0.0")]
+)
+def test_a_difference_of_nothing_has_no_sign(value: float, text: str) -> None:
+    assert signed(value) == text
 
 
 def test_marked_words_are_those_that_differ() -> None:
