@@ -209,12 +209,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the line that it names.") from None
-    if extended := values.pop("extends", ""):
-        base = asdict(load_config(Path(extended)))
-        values = base | {
-            key: base.get(key, {}) | part if isinstance(part, dict) else part for key, part in values.items()
-        }
+    if base := values.pop("extends", ""):
+        values = extended(asdict(load_config(Path(base))), values)
     return build(Config, override(values, overrides), where=str(path))
+
+
+def extended(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a file over those of the one it extends; sections are merged key by key."""
+    return {**base} | {
+        key: base.get(key, {}) | part if isinstance(part, dict) else part for key, part in values.items()
+    }
 
 
 def shipped_config(name: str) -> Path:
@@ -279,7 +283,7 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
             raise ConfigError(f"{what} is {value!r}.", f"It must be one of {', '.join(map(str, choices))}.")
         return value
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise ConfigError(f"{what} is {value!r}.", "Write it as a list: [a, b].")
         return tuple(_checked(item, typing.get_args(hint)[0], what) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from metanmt.config import Config, LearnerName, Update, build, load_config, setting
+from metanmt.config import Config, LearnerName, Update, build, extended, load_config, setting
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
@@ -31,6 +31,7 @@ class ArmConfig:
 
     learner: Literal["none", "", LearnerName] = setting("", 'how it is learned; "none": from scratch')
     checkpoint: str = setting("", "a run or checkpoint that is there already, instead of a learner")
+    config: str = setting("", "a configuration of its own, instead of that of all arms")
     set: tuple[str, ...] = setting((), "settings of this arm, each section.key=value")
 
 
@@ -122,6 +123,8 @@ def _weights(path: Path) -> list[str]:
 def load_compare(path: Path) -> CompareConfig:
     """Return the comparison of a TOML file, or of a shipped one by name.
 
+    A file that begins with `extends = "cldr"` says only what differs from that one, and which arms it has besides.
+
     Raises:
         ConfigError: no such file, not TOML, or an unknown key.
     """
@@ -134,6 +137,8 @@ def load_compare(path: Path) -> CompareConfig:
         values = tomllib.loads(found.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{found} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    if base := values.pop("extends", ""):
+        values = extended(asdict(load_compare(Path(base))), values)
     return build(CompareConfig, values, where=str(found))
 
 
@@ -171,7 +176,7 @@ def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
         if bool(item.learner) == bool(item.checkpoint):
             raise ConfigError(f"Arm {name} is not given once.", "Give it either a learner or a checkpoint.")
         learner = [f"outer.learner={item.learner}"] if item.learner not in ("", SCRATCH) else []
-        config = load_config(Path(compare.config), [*compare.set, *item.set, *learner])
+        config = load_config(Path(item.config or compare.config), [*compare.set, *item.set, *learner])
         arms.append(Arm(name, item.learner, config, item.checkpoint))
     trained = [arm for arm in arms if arm.trained]
     for arm in arms:
