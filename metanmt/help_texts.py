@@ -44,7 +44,7 @@ examples:
 
 settings:
 """
-        + describe(Config, ["model", "inner", "outer", "batch", "validation", "run"]),
+        + describe(Config, ["model", "adapter", "inner", "outer", "batch", "validation", "run"]),
     ),
     "fine-tune": (
         "Adapt an initialisation to one pair, from a prepared data folder or from your own files.",
@@ -54,11 +54,13 @@ examples:
   metanmt fine-tune --init run --pair xx-en --train my.xx my.en --dev dev.xx dev.en --out tuned
   metanmt fine-tune --init run --pair xx-en --train my.tsv --out tuned       a tenth is held out as dev
   metanmt fine-tune --init none --data data --pair fi-en --out scratch       from scratch
+  metanmt fine-tune --init run --data data --pair fi-en --update adapters --out fi    a patch; the model stays as it is
+  metanmt fine-tune --init run --data data --pair fi-en --update head --set model.head='["decoder"]' --out tuned
 
 settings:
 """
-        + describe(Config, ["fine_tune"])
-        + "\n  run.precision, and for a model from scratch model.size, as in `metanmt meta-train --help`",
+        + describe(Config, ["fine_tune", "adapter"])
+        + "\n  model.head, run.precision, and for a model from scratch model.size, as in `metanmt meta-train --help`",
     ),
     "translate": (
         "Translate the lines of standard input to standard output.",
