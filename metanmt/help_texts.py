@@ -19,6 +19,7 @@ pair that has almost no text, measure BLEU.
   metanmt compare cldr --out comparison                             learners at equal cost, with intervals
   metanmt report comparison                                         the same as one HTML page; curve: against budgets
   metanmt analyze --init run --model tuned --data data --pair fi-en     what an adaptation moved
+  metanmt export --model adapter --out merged                       an adapter and its base as one checkpoint
   metanmt report comparison --out report.html                       all of it as one page to send
 """
 
@@ -40,6 +41,7 @@ examples:
   metanmt meta-train tiny --data data --out run --resume                     after Ctrl-C or a crash
   metanmt meta-train tiny --data data --out run-joint --learner joint        the baseline at the same cost
   metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
+  metanmt meta-train tiny --data data --out run-3 --set model.checkpoint=run/best --set model.update=adapters
   torchrun --standalone --nproc-per-node 8 -m metanmt meta-train base --data data --out run    eight GPUs
 
 settings:
@@ -101,7 +103,7 @@ a comparison file (TOML):
   pairs = ["fi-en", "ro-en"]               default: every meta-test pair
   budgets = [0, 4_000]                     target words to adapt on; 0 is zero-shot
   draws = [1, 2, 3]
-  updates = ["all"]                        which parameters move; default: as fine_tune.update says
+  updates = ["all", "adapters"]            which parameters move; default: as fine_tune.update says
   test_set = "test"                        name, root, beam = 5 and confidence = 0.95 may be given too
   baseline = "joint"                       the others are compared with it
   [arms.none]
@@ -121,6 +123,14 @@ a comparison file (TOML):
 examples:
   metanmt analyze --init run --model tuned --data data --pair fi-en
   metanmt analyze --init run-joint --model tuned-joint --data data --pair fi-en --split test --json
+""",
+    ),
+    "export": (
+        "Write a model as an ordinary checkpoint that needs nothing beside it: an adapter merged into its base.",
+        """\
+examples:
+  metanmt export --model fi --pair fi-en --out fi-merged                     an adapter of fine-tune --update adapters
+  metanmt export --model run --out initialisation                            the best checkpoint of a run
 """,
     ),
     "curve": (

@@ -5,8 +5,8 @@ RUN/config.toml          the resolved configuration
 RUN/run.json             the data's tokenizer and the versions
 RUN/metrics.jsonl        a line every few outer steps, and one a meta-validation
 RUN/tensorboard/         the same for TensorBoard
-RUN/checkpoints/step-N/  a Hugging Face folder (or an adapter alone, see nmt/adapter.py), with trainer.safetensors and trainer.json to resume from, and
-                         digests.json to check them by
+RUN/checkpoints/step-N/  a Hugging Face folder, or an adapter alone (nmt/adapter.py); with trainer.safetensors and
+                         trainer.json to resume from, and digests.json to check them by
 RUN/best, RUN/last       links to two of these
 ```
 A checkpoint folder gets its name only when it is complete and flushed, after the metrics up to it, and loses it before

@@ -16,8 +16,10 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import ConfigError, CorpusError
 from metanmt.meta.weights import load_weights
-from metanmt.nmt.model import set_dropout
+from metanmt.nmt.adapter import passing_adapter, targets
+from metanmt.nmt.model import set_dropout, update_weights
 from metanmt.nmt.tuning import Evaluation, fine_tune
+from metanmt.runtime import seed_torch
 
 DRAW = 1  # the support draw is the same at every meta-validation and for every learner
 
@@ -49,6 +51,7 @@ class MetaValidation:
             )
         self.fine_tune = replace(
             config.fine_tune,
+            update="adapters" if config.model.update == "adapters" else config.fine_tune.update,
             min_updates=settings.updates,
             max_updates=settings.updates,
             evaluations=1,
@@ -68,18 +71,20 @@ class MetaValidation:
         dropout = self.config.model.dropout
         for pair, train, dev in self.pairs:
             load_weights(learner, initialization)
-            report = fine_tune(
-                learner,
-                self.tokenizer,
-                pair,
-                train,
-                dev,
-                self.fine_tune,
-                seed=DRAW,
-                micro_tokens=self.config.batch.micro_tokens,
-                precision=self.config.run.precision,
-                label=f"meta-validation {pair}",
-            )
+            seed_torch(DRAW)
+            with passing_adapter(learner, self.config.adapter, wanted=self.fine_tune.update == "adapters"):
+                report = fine_tune(
+                    learner,
+                    self.tokenizer,
+                    pair,
+                    train,
+                    dev,
+                    self.fine_tune,
+                    seed=DRAW,
+                    micro_tokens=self.config.batch.micro_tokens,
+                    precision=self.config.run.precision,
+                    label=f"meta-validation {pair}",
+                )
             before.append(report.history[0])
             after.append(report.history[-1])
         set_dropout(learner, dropout)
@@ -87,6 +92,15 @@ class MetaValidation:
         mean_before, mean_after = _mean(before), _mean(after)
         value = sum(item.value(self.config.validation.metric) for item in after) / len(after)
         return {"zero_shot": mean_before, "adapted": mean_after, "value": value}
+
+
+def check_updates(model: PreTrainedModel, config: Config) -> None:
+    """Raise a ConfigError if the inner loop or meta-validation is to move what the model does not have."""
+    update_weights(model, config.inner.update)
+    if config.fine_tune.update == "adapters":
+        targets(model, config.adapter)
+    elif config.model.update == "all":
+        update_weights(model, config.fine_tune.update)
 
 
 def _mean(evaluations: list[Evaluation]) -> dict[str, float]:

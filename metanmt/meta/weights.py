@@ -16,8 +16,12 @@ def trainable_weights(model: nn.Module) -> Weights:
 
 
 def make_learner(initialization: nn.Module) -> nn.Module:
-    """Return the copy of the initialisation that adapts: made once, overwritten at every episode."""
-    learner = copy.deepcopy(initialization)
+    """Return the copy of the initialisation that adapts: made once, overwritten at every episode.
+
+    Frozen parameters are shared: both have the same base under their adapters.
+    """
+    frozen = {id(weight): weight for weight in initialization.parameters() if not weight.requires_grad}
+    learner = copy.deepcopy(initialization, dict(frozen))
     learner.train(initialization.training)
     return learner
 

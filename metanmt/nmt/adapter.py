@@ -1,8 +1,8 @@
 """Adapters: small patches of a frozen base, each stored alone, merged or loaded beside others.
 
 An adapter adds to a projection W the product of two thin matrices, W + alpha/r B A (LoRA: Hu et al. 2021, "LoRA:
-Low-Rank Adaptation of Large Language Models"). B starts at zero: a new adapter changes nothing. They are those of `peft`,
-and so is the format of their folder:
+Low-Rank Adaptation of Large Language Models"). B starts at zero: a new adapter changes nothing. They are those of
+`peft`, and so is the format of their folder:
 
 ```
 ADAPTER/adapter_config.json, adapter_model.safetensors    what `peft` and `transformers` read
@@ -29,10 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from metanmt.config import AdapterConfig
+from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
-from metanmt.nmt.model import ADAPTER_PART, has_adapter, load_model
+from metanmt.nmt.model import ADAPTER_PART, has_adapter, load_model, local_folder, make_model
 from metanmt.runtime import digest, write_json
 
 CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "metanmt_base.json"
@@ -56,9 +56,24 @@ class Base:
         """
         if load_tokenizer(folder).digest() != tokenizer.digest():
             raise CheckpointError(
-                f"{folder} has another tokenizer than the data.", "An adapter takes over that of its base: prepare with it."
+                f"{folder} has another tokenizer than the data.",
+                "An adapter takes over that of its base: prepare with it.",
             )
         return cls(folder.resolve(), weights_digest(folder))
+
+
+def make_with_adapter(model: ModelConfig, adapter: AdapterConfig, tokenizer: Tokenizer) -> PreTrainedModel:
+    """Return `make_model`'s model; if only adapters are to be meta-trained, with new ones on its frozen weights.
+
+    Its weights follow from torch's random state.
+
+    Raises:
+        CheckpointError: the base cannot be loaded, or has another tokenizer.
+    """
+    network = make_model(model, tokenizer)
+    if model.update == "adapters":
+        add_adapter(network, adapter, Base.of(local_folder(model.checkpoint), tokenizer))
+    return network
 
 
 def is_adapter(folder: Path) -> bool:
@@ -127,9 +142,9 @@ def remove_adapter(model: PreTrainedModel, *, merge: bool) -> None:
 
 
 @contextmanager
-def passing_adapter(model: PreTrainedModel, config: AdapterConfig) -> Iterator[None]:
-    """Give a model a new adapter for the length of a block, unless it has one of its own."""
-    if has_adapter(model):
+def passing_adapter(model: PreTrainedModel, config: AdapterConfig, *, wanted: bool) -> Iterator[None]:
+    """Give a model a new adapter for the length of a block, where it is wanted and the model has none of its own."""
+    if has_adapter(model) or not wanted:
         yield
         return
     add_adapter(model, config, None)
@@ -219,7 +234,8 @@ def open_base(folder: Path) -> Base:
             f"Bring that one back, or make the adapter anew: metanmt fine-tune --init {there[0]} --update adapters ...",
         )
     raise CheckpointError(
-        f"The base of the adapter {folder} is gone: {places[0]}.", "Bring it back to this place; an adapter is no model alone."
+        f"The base of the adapter {folder} is gone: {places[0]}.",
+        "Bring it back to this place; an adapter is no model alone.",
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from transformers import PreTrainedModel
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from metanmt.config import AdapterConfig
+from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError
@@ -21,7 +23,15 @@ from metanmt.nmt.adapter import (
     restore_adapter,
     save_adapter,
 )
-from metanmt.nmt.model import check_vocabulary, first_tokens, has_adapter, load_model
+from metanmt.nmt.model import (
+    check_vocabulary,
+    first_tokens,
+    has_adapter,
+    load_model,
+    local_folder,
+    make_model,
+    set_head,
+)
 from metanmt.runtime import quiet_transformers
 
 
@@ -119,6 +129,28 @@ def checkpoint_folder(path: Path) -> Path:
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
     )
+
+
+def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> PreTrainedModel:
+    """Return a model by the names and shapes of its parameters alone: without weights, without memory.
+
+    Args:
+        model: its configuration, which may name a checkpoint.
+        tokenizer: for a model from scratch.
+        checkpoint: a run or checkpoint to take instead; of an adapter, the base.
+
+    Raises:
+        CheckpointError: the checkpoint is not there.
+        ConfigError: `model.head` names no parameter.
+    """
+    folder = checkpoint_folder(Path(checkpoint)) if checkpoint else model.checkpoint and local_folder(model.checkpoint)
+    with torch.device("meta"):
+        if not folder:
+            return make_model(model, tokenizer)
+        values = json.loads((base_folder(folder) / "config.json").read_text(encoding="utf-8"))
+        network = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**values))
+    set_head(network, model.head)
+    return network
 
 
 def check_tokenizer(tokenizer: Tokenizer, digest: str, checkpoint: str, data: Path) -> None:

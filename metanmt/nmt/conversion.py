@@ -92,7 +92,7 @@ def _facts(conversion: Path) -> dict[str, Any]:
 
 
 def _digest(folder: Path) -> str:
-    """Return a SHA-256 of what a conversion is made from: weights, configuration, converter; an adapter and its base."""
+    """Return a SHA-256 of what a conversion is made from: weights, configurations, of a base too, and converter."""
     digest = hashlib.sha256(f"1 {version('ctranslate2')}".encode())
     files = [path for place in {folder, base_folder(folder)} for kind in KINDS for path in place.glob(kind)]
     for path in sorted(files):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, M2M100ForConditionalGeneration, PreTrainedModel
+from transformers.utils import cached_file
 
 from metanmt.config import ModelConfig
 from metanmt.data.tokenizer import Tokenizer
@@ -80,6 +82,10 @@ def load_model(name: str) -> PreTrainedModel:
     Only safetensors weights are read: nothing is ever unpickled.
     """
     quiet_transformers()
+    if Path(name, "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{name} is an adapter, which is no model alone.", f"metanmt export --model {name} --out FOLDER merges it."
+        )
     try:
         model, facts = AutoModelForSeq2SeqLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -89,6 +95,18 @@ def load_model(name: str) -> PreTrainedModel:
     if absent := sorted(facts["missing_keys"]):  # transformers would fill them at random and go on
         raise _not_loaded(name, f"{len(absent)} weights are missing, such as {absent[0]}.")
     return model
+
+
+def local_folder(name: str) -> Path:
+    """Return where a checkpoint lies, by folder or hub name; of one on the hub, the configuration is fetched.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json"))).parent
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, str(error).splitlines()[0]) from None
 
 
 def _not_loaded(name: str, reason: str) -> CheckpointError:
@@ -151,7 +169,9 @@ def set_head(model: PreTrainedModel, parts: Sequence[str]) -> None:
     for part in parts:
         if not any(f".{part}." in f".{name}." for name in names):
             known = dict.fromkeys(re.sub(r"(\.\d+)\..*|\.weight$|\.bias$", r"\1", name) for name in names)
-            raise ConfigError(f"model.head names {part!r}, which no parameter is part of.", f"Parts: {', '.join(known)}.")
+            raise ConfigError(
+                f"model.head names {part!r}, which no parameter is part of.", f"Parts: {', '.join(known)}."
+            )
     model.config.metanmt_head = list(parts)
 
 

@@ -93,7 +93,7 @@ def run(
         raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
     if text.data and text.dev_files:
         raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
-    start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
+    start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), out, seed)
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
     with Interruption() as interruption:
@@ -139,6 +139,7 @@ class _Start:
     update: str
     model: ModelConfig
     adapter: AdapterConfig
+    out: Path
     seed: int
 
     def loaded(self) -> tuple[PreTrainedModel, Tokenizer]:
@@ -146,6 +147,8 @@ class _Start:
         seed_torch(self.seed)
         if self.update == "adapters":
             network, tokenizer = load_with_adapter(Path(self.init), self.adapter)
+            if network.adapter_base.folder.is_relative_to(self.out.resolve()):
+                raise UsageError(f"--out {self.out} would replace the base of the adapter.", "Give another --out.")
         else:
             network, tokenizer = load_checkpoint(Path(self.init))
         set_head(network, self.model.head)
@@ -162,7 +165,9 @@ class _Start:
         return make_model(self.model, tokenizer)
 
 
-def _prepared(start: _Start, pair: Pair, text: Text) -> tuple[PreTrainedModel, Tokenizer, Bitext, Bitext, dict[str, Any]]:
+def _prepared(
+    start: _Start, pair: Pair, text: Text
+) -> tuple[PreTrainedModel, Tokenizer, Bitext, Bitext, dict[str, Any]]:
     """Return model, tokenizer, train, dev, and what was drawn or dropped."""
     seed = start.seed
     store = TokenStore.open(text.data) if text.data else None

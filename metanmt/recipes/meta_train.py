@@ -18,10 +18,11 @@ from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, make_optimizer, outer_step
 from metanmt.meta.run import Run, RunState
 from metanmt.meta.task import Episode, EpisodeSampler, load_tasks
-from metanmt.meta.validation import MetaValidation
+from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.meta.weights import make_learner
+from metanmt.nmt.adapter import make_with_adapter
 from metanmt.nmt.loss import Loss
-from metanmt.nmt.model import make_model, move_only, parameter_count
+from metanmt.nmt.model import move_only, parameter_count
 from metanmt.runlog import Progress, say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
 
@@ -65,8 +66,9 @@ class _Training:
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
-        self.initialization = make_model(config.model, self.tokenizer).to(device())
-        move_only(self.initialization, "all")
+        self.initialization = make_with_adapter(config.model, config.adapter, self.tokenizer).to(device())
+        check_updates(self.initialization, config)
+        move_only(self.initialization, config.model.update)
         self.fast_model = make_learner(self.initialization)
         self.optimizer = make_optimizer(self.initialization, config.outer)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
