@@ -204,7 +204,8 @@ def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
         if name in chosen and parameter.is_floating_point() and (name in adapters or not adapters)
     }
     if not moving:
-        raise ConfigError(f"The update strategy {update!r} names no parameter of this model.", "Use update = all.")
+        remedy = "Use update = all, or set model.update=adapters." if update == "adapters" else "Use update = all."
+        raise ConfigError(f"The update strategy {update!r} names no parameter of this model.", remedy)
     return moving
 
 

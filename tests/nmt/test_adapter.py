@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,22 @@ def test_fine_tuning_moves_the_adapter_alone(base: Path, tokenizer: SentencePiec
     assert {name for name, weight in model.named_parameters() if weight.requires_grad} == set(own)
     with pytest.raises(ConfigError, match="'embeddings' names no parameter"):
         update_weights(model, "embeddings")
+
+
+def test_in_bfloat16_the_adapter_stays_in_float32(
+    base: Path, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext
+) -> None:
+    settings = replace(QUICK, learning_rate=1e-3, min_updates=8, max_updates=8)
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        model, _ = load_with_adapter(base, SMALL)
+        report = fine_tune(model, tokenizer, toy.PAIR, toy_bitext, toy_bitext, settings, seed=1, precision=precision)
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+        assert report.best.loss < report.history[0].loss
+        losses.append(report.best.loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_others_read_it(base: Path, patch: Path) -> None:
