@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from metanmt.errors import ConfigError, did_you_mean
 
 Section = TypeVar("Section")
-Update = Literal["all", "embeddings", "embeddings+encoder"]
+Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 LearnerName = Literal[
     "joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"
 ]
@@ -38,6 +38,23 @@ class ModelConfig:
     size: Literal["tiny", "small", "base", "gu2018"] = setting("tiny", "dimensions of a model made from scratch")
     checkpoint: str = setting("", "a pretrained sequence-to-sequence checkpoint to start from, instead of `size`")
     dropout: float = setting(0.1, "dropout probability while meta-training")
+    update: Literal["all", "adapters"] = setting(
+        "all", "what meta-training moves; adapters: new ones on the frozen `checkpoint`, which they are stored without"
+    )
+    head: tuple[str, ...] = setting(
+        (),
+        'what update = "head" moves, as parts of parameter names such as "decoder.layers.5"; default: the last layer '
+        "of the decoder, its final norm, and the output projection unless that is the embedding matrix",
+    )
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Low-rank adapters (LoRA, Hu et al. 2021): what update = "adapters" adds to a model and moves."""
+
+    rank: int = setting(8, "rank r of the product of two matrices that is added to a weight; their size follows it")
+    alpha: float = setting(16.0, "the product is multiplied by alpha / rank")
+    targets: tuple[str, ...] = setting((), "projections that get one, such as q_proj (default: all but the output's)")
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,7 @@ class Config:
     """A meta-training run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     inner: InnerConfig = field(default_factory=InnerConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -178,6 +196,7 @@ class Config:
             ("fine_tune", "dev_sentences"),
             ("run", "log_every"),
             ("run", "keep"),
+            ("adapter", "rank"),
         ):
             section, key = positive
             if getattr(getattr(self, section), key) < 1:
@@ -190,6 +209,14 @@ class Config:
         ):
             if not 0 <= getattr(getattr(self, section), key) <= 1:
                 raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a share, such as 0.6.")
+        if self.adapter.alpha <= 0:
+            raise ConfigError("adapter.alpha must be above 0.", "Give a positive number, such as 16.")
+        if self.inner.update == "none":
+            raise ConfigError("inner.update is none: an inner loop that moves nothing.", "Set outer.learner=joint.")
+        if self.model.update == "adapters" and not self.model.checkpoint:
+            raise ConfigError(
+                "model.update is adapters, but there is no base to add them to.", "Name one by model.checkpoint=FOLDER."
+            )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -309,6 +336,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return repr(value)
 
 

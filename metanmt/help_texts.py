@@ -19,6 +19,7 @@ pair that has almost no text, measure BLEU.
   metanmt compare cldr --out comparison                             learners at equal cost, with intervals
   metanmt report comparison                                         the same as one HTML page; curve: against budgets
   metanmt analyze --init run --model tuned --data data --pair fi-en     what an adaptation moved
+  metanmt export --model adapter --out merged                       an adapter and its base as one checkpoint
   metanmt report comparison --out report.html                       all of it as one page to send
 """
 
@@ -40,11 +41,12 @@ examples:
   metanmt meta-train tiny --data data --out run --resume                     after Ctrl-C or a crash
   metanmt meta-train tiny --data data --out run-joint --learner joint        the baseline at the same cost
   metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
+  metanmt meta-train tiny --data data --out run-3 --set model.checkpoint=run/best --set model.update=adapters
   torchrun --standalone --nproc-per-node 8 -m metanmt meta-train base --data data --out run    eight GPUs
 
 settings:
 """
-        + describe(Config, ["model", "inner", "outer", "batch", "validation", "run"]),
+        + describe(Config, ["model", "adapter", "inner", "outer", "batch", "validation", "run"]),
     ),
     "fine-tune": (
         "Adapt an initialisation to one pair, from a prepared data folder or from your own files.",
@@ -54,11 +56,13 @@ examples:
   metanmt fine-tune --init run --pair xx-en --train my.xx my.en --dev dev.xx dev.en --out tuned
   metanmt fine-tune --init run --pair xx-en --train my.tsv --out tuned       a tenth is held out as dev
   metanmt fine-tune --init none --data data --pair fi-en --out scratch       from scratch
+  metanmt fine-tune --init run --data data --pair fi-en --update adapters --out fi    a patch; the model stays as it is
+  metanmt fine-tune --init run --data data --pair fi-en --update head --set model.head='["decoder"]' --out tuned
 
 settings:
 """
-        + describe(Config, ["fine_tune"])
-        + "\n  run.precision, and for a model from scratch model.size, as in `metanmt meta-train --help`",
+        + describe(Config, ["fine_tune", "adapter"])
+        + "\n  model.head, run.precision, and for a model from scratch model.size, as in `metanmt meta-train --help`",
     ),
     "translate": (
         "Translate the lines of standard input to standard output.",
@@ -102,7 +106,7 @@ a comparison file (TOML):
   pairs = ["fi-en", "ro-en"]               default: every meta-test pair
   budgets = [0, 4_000]                     target words to adapt on; 0 is zero-shot
   draws = [1, 2, 3]
-  updates = ["all"]                        which parameters move; default: as fine_tune.update says
+  updates = ["all", "adapters"]            which parameters move; default: as fine_tune.update says
   test_set = "test"                        name, root, beam = 5 and confidence = 0.95 may be given too
   baseline = "joint"                       the others are compared with it
   [arms.none]
@@ -122,6 +126,14 @@ a comparison file (TOML):
 examples:
   metanmt analyze --init run --model tuned --data data --pair fi-en
   metanmt analyze --init run-joint --model tuned-joint --data data --pair fi-en --split test --json
+""",
+    ),
+    "export": (
+        "Write a model as an ordinary checkpoint that needs nothing beside it: an adapter merged into its base.",
+        """\
+examples:
+  metanmt export --model fi --pair fi-en --out fi-merged                     an adapter of fine-tune --update adapters
+  metanmt export --model run --out initialisation                            the best checkpoint of a run
 """,
     ),
     "curve": (

@@ -176,9 +176,9 @@ def fingerprint(out: Path) -> dict[str, Any]:
 
     facts: dict[str, Any] = {"metrics.jsonl": (out / "metrics.jsonl").read_text(encoding="utf-8")}
     for link in ("best", "last"):
-        for name in ("model", "trainer"):
-            for key, tensor in load_file(out / link / f"{name}.safetensors").items():
-                facts[f"{link}/{name}/{key}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+        for path in sorted((out / link).glob("*.safetensors")):
+            for key, tensor in load_file(path).items():
+                facts[f"{link}/{path.stem}/{key}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         state = json.loads((out / link / "trainer.json").read_text(encoding="utf-8"))
         facts[f"{link}/trainer.json"] = {key: value for key, value in state.items() if key not in SECONDS_FIELDS}
     facts["tensorboard"] = list(scalars(out / "tensorboard"))

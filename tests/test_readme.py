@@ -51,6 +51,7 @@ def test_there_are_commands_of_every_kind() -> None:
         "demo",
         "compare",
         "report",
+        "export",
         "curve",
     }
 

@@ -36,10 +36,22 @@ COMMANDS = (
     "demo",
     "compare",
     "analyze",
+    "export",
     "report",
     "curve",
 )
-HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "sentencepiece",
+    "tokenizers",
+    "numpy",
+    "babel",
+    "ctranslate2",
+    "jinja2",
+    "peft",
+)
 
 
 def name_of(path: Path) -> str:

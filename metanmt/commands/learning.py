@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metanmt.commands.shared import items, natural, pair_argument, print_json, set_argument, show
-from metanmt.config import Config, LearnerName, build, load_config, override
+from metanmt.config import Config, LearnerName, Update, build, load_config, override
 from metanmt.errors import ConfigError
 from metanmt.runlog import duration, say
 
@@ -87,8 +87,9 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=natural, default=1, help="draw of the budget, order, dropout (default: 1)")
     sub.add_argument(
         "--update",
-        choices=["all", "embeddings", "embeddings+encoder"],
-        help="what moves; short for --set fine_tune.update=...",
+        choices=get_args(Update),
+        help="what moves, the rest stays as it is; adapters: a small patch, stored alone; none: nothing, the model is "
+        "only evaluated; short for --set fine_tune.update=...",
     )
     set_argument(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint folder")
@@ -98,7 +99,7 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
 def _fine_tune(arguments: argparse.Namespace) -> None:
     update = [f"fine_tune.update={arguments.update}"] if arguments.update else []
     for text in arguments.set:
-        if not text.startswith(("fine_tune.", "run.precision", "batch.micro_tokens", "model.")):
+        if not text.startswith(("fine_tune.", "adapter.", "run.precision", "batch.micro_tokens", "model.")):
             raise ConfigError(f"--set {text} means nothing to fine-tune.", "It takes fine_tune.KEY; see its --help.")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")
     if arguments.train and arguments.budget is not None:
@@ -119,6 +120,7 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         ),
         config.fine_tune,
         model=replace(config.model, dropout=config.fine_tune.dropout),
+        adapter=config.adapter,
         seed=arguments.seed,
         precision=config.run.precision,
         micro_tokens=config.batch.micro_tokens,
@@ -132,7 +134,8 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
     print(
         f"{arguments.out}: dev chrF++ {first['chrf']:.1f} -> {best['chrf']:.1f}, BLEU {first['bleu']:.1f} -> "
         f"{best['bleu']:.1f} (greedy) at update {best['update']} of {facts['updates']}, "
-        f"{facts['sentences']:,} pairs, {facts['train_words']:,} words, {duration(facts['elapsed_seconds'])}"
+        f"{facts['sentences']:,} pairs, {facts['train_words']:,} words, {duration(facts['elapsed_seconds'])}, "
+        f"{facts['weights_bytes'] / 1e6:.1f} MB"
     )
     _say_if_stopped(facts, arguments.out)
 

@@ -1,4 +1,4 @@
-"""With a model: translate, evaluate, analyze."""
+"""With a model: translate, evaluate, analyze, export."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metanmt.commands.shared import model_arguments, natural, pair_argument, print_json
+from metanmt.commands.shared import model_arguments, natural, pair_argument, print_json, show
 
 
 def _translate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -102,8 +102,23 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _export_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", type=Path, required=True, metavar="TUNED", help="an adapter, a checkpoint, or a run")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint folder to write")
+    sub.add_argument("--pair", metavar="XX-YY", help="what plain transformers is to translate, such as fi-en")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint folder")
+    sub.add_argument("--json", action="store_true", help="print the facts as JSON")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import export
+
+    show(export.run(arguments.model, arguments.out, arguments.pair, overwrite=arguments.overwrite), arguments.json)
+
+
 COMMANDS = (
     ("translate", _translate_arguments, _translate),
     ("evaluate", _evaluate_arguments, _evaluate),
     ("analyze", _analyze_arguments, _analyze),
+    ("export", _export_arguments, _export),
 )

@@ -152,6 +152,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 text,
                 config.fine_tune,
                 model=config.model,
+                adapter=config.adapter,
                 seed=cell.draw,
                 precision=config.run.precision,
                 micro_tokens=config.batch.micro_tokens,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,12 @@ from typing import Any, Literal
 from metanmt.config import Config, LearnerName, Update, build, extended, load_config, setting
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
-from metanmt.data.tokenizer import load_tokenizer
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
-from metanmt.meta.validation import MetaValidation
-from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder
+from metanmt.meta.validation import MetaValidation, check_updates
+from metanmt.nmt.adapter import add_adapter, targets
+from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
+from metanmt.nmt.model import update_weights
 from metanmt.runtime import digest
 
 SCRATCH = "none"
@@ -222,11 +224,12 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for arm in arms:
+        _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
         if arm.trained:
             MetaValidation(store, tokenizer, arm.config)
         if arm.checkpoint:
             folder = checkpoint_folder(Path(arm.checkpoint))
-            check_tokenizer(load_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
+            check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
     cells = tuple(
         Cell(arm.name, pair, budget, update, draw if budget else 0)
         for arm in arms
@@ -239,6 +242,25 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     if not cells:
         raise ConfigError("The comparison has nothing to run.", "Give it budgets, pairs and arms.")
     return Plan(compare, arms, pairs, cells)
+
+
+def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raise a ConfigError if an update strategy has nothing to move in the model of an arm."""
+    if arm.learner == SCRATCH and (vain := {"none", "adapters"} & set(updates)):
+        raise ConfigError(
+            f"Arm {arm.name} is trained from scratch: update = {min(vain)} leaves it without having learned anything.",
+            "Leave out the arm, or that strategy.",
+        )
+    network = outline(arm.config.model, tokenizer, arm.checkpoint)
+    for update in updates:
+        if update == "adapters":
+            targets(network, arm.config.adapter)
+        else:
+            update_weights(network, update)
+    if arm.trained:
+        if arm.config.model.update == "adapters":
+            add_adapter(network, arm.config.adapter, None)
+        check_updates(network, arm.config)
 
 
 def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:

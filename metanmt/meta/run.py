@@ -5,8 +5,8 @@ RUN/config.toml          the resolved configuration
 RUN/run.json             the data's tokenizer and the versions
 RUN/metrics.jsonl        a line every few outer steps, and one a meta-validation
 RUN/tensorboard/         the same for TensorBoard
-RUN/checkpoints/step-N/  a Hugging Face folder, with trainer.safetensors and trainer.json to resume from, and
-                         digests.json to check them by
+RUN/checkpoints/step-N/  a Hugging Face folder, or an adapter alone (nmt/adapter.py); with trainer.safetensors and
+                         trainer.json to resume from, and digests.json to check them by
 RUN/best, RUN/last       links to two of these
 ```
 A checkpoint folder gets its name only when it is complete and flushed, after the metrics up to it, and loses it before
@@ -34,8 +34,7 @@ from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
 from metanmt.meta.board import Board, finite
-from metanmt.nmt.checkpoint import save_checkpoint
-from metanmt.nmt.model import load_model
+from metanmt.nmt.checkpoint import load_state, save_checkpoint
 from metanmt.runlog import say
 from metanmt.runtime import (
     damage,
@@ -251,7 +250,7 @@ class Run:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
             state = RunState(**{item.name: values.get(item.name, item.default) for item in fields(RunState)})
             tensors = load_file(folder / "trainer.safetensors")
-            model.load_state_dict(load_model(str(folder)).state_dict())
+            load_state(model, folder)
             with torch.no_grad():
                 for name, parameter in own.named_parameters():
                     parameter.copy_(tensors[f"{OWN}{name}"])

@@ -16,9 +16,11 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import ConfigError, CorpusError
 from metanmt.meta.weights import load_weights
+from metanmt.nmt.adapter import passing_adapter, targets
 from metanmt.nmt.loss import Loss
-from metanmt.nmt.model import set_dropout
+from metanmt.nmt.model import set_dropout, update_weights
 from metanmt.nmt.tuning import Evaluation, evaluate_dev, fine_tune
+from metanmt.runtime import seed_torch
 
 DRAW = 1  # the support draw is the same at every meta-validation and for every learner
 
@@ -50,6 +52,7 @@ class MetaValidation:
             )
         self.fine_tune = replace(
             config.fine_tune,
+            update="adapters" if config.model.update == "adapters" else config.fine_tune.update,
             min_updates=settings.updates,
             max_updates=settings.updates,
             evaluations=1,
@@ -69,18 +72,20 @@ class MetaValidation:
         dropout = self.config.model.dropout
         for pair, train, dev in self.pairs:
             load_weights(learner, initialization)
-            report = fine_tune(
-                learner,
-                self.tokenizer,
-                pair,
-                train,
-                dev,
-                self.fine_tune,
-                seed=DRAW,
-                micro_tokens=self.config.batch.micro_tokens,
-                precision=self.config.run.precision,
-                label=f"meta-validation {pair}",
-            )
+            seed_torch(DRAW)
+            with passing_adapter(learner, self.config.adapter, wanted=self.fine_tune.update == "adapters"):
+                report = fine_tune(
+                    learner,
+                    self.tokenizer,
+                    pair,
+                    train,
+                    dev,
+                    self.fine_tune,
+                    seed=DRAW,
+                    micro_tokens=self.config.batch.micro_tokens,
+                    precision=self.config.run.precision,
+                    label=f"meta-validation {pair}",
+                )
             before.append(report.history[0])
             after.append(report.history[-1])
         set_dropout(learner, dropout)
@@ -97,6 +102,15 @@ class MetaValidation:
             for pair, _, dev in self.pairs
         ]
         return sum(losses) / len(losses)
+
+
+def check_updates(model: PreTrainedModel, config: Config) -> None:
+    """Raise a ConfigError if the inner loop or meta-validation is to move what the model does not have."""
+    update_weights(model, config.inner.update)
+    if config.fine_tune.update == "adapters":
+        targets(model, config.adapter)
+    elif config.model.update == "all":
+        update_weights(model, config.fine_tune.update)
 
 
 def _mean(evaluations: list[Evaluation]) -> dict[str, float]:

@@ -18,8 +18,12 @@ def trainable_weights(model: nn.Module) -> Weights:
 
 
 def copy_model(initialization: nn.Module) -> nn.Module:
-    """Return a copy of the initialisation, to be overwritten at every episode."""
-    copied = copy.deepcopy(initialization)
+    """Return a copy of the initialisation, to be overwritten at every episode.
+
+    Frozen parameters are shared: both have the same base under their adapters.
+    """
+    frozen = {id(weight): weight for weight in initialization.parameters() if not weight.requires_grad}
+    copied = copy.deepcopy(initialization, dict(frozen))
     copied.zero_grad()
     return copied.train(initialization.training)
 

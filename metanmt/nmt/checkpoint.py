@@ -1,20 +1,42 @@
-"""Checkpoints: ordinary Hugging Face folders, written whole or not at all."""
+"""Checkpoints: ordinary Hugging Face folders, or adapters of one, written whole or not at all."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from transformers import PreTrainedModel
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError
-from metanmt.nmt.model import check_vocabulary, first_tokens, load_model
+from metanmt.nmt.adapter import (
+    Base,
+    adapter_tokenizer,
+    add_adapter,
+    is_adapter,
+    load_adapter,
+    open_base,
+    remove_adapter,
+    restore_adapter,
+    save_adapter,
+)
+from metanmt.nmt.model import (
+    check_vocabulary,
+    first_tokens,
+    has_adapter,
+    load_model,
+    local_folder,
+    make_model,
+    set_head,
+)
 from metanmt.runtime import quiet_transformers
 
 
 def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None) -> None:
-    """Write model and tokenizer so that plain `transformers` loads and translates with them.
+    """Write model and tokenizer so that plain `transformers` loads and translates with them; an adapter alone.
 
     Args:
         folder: an existing or new folder, normally a temporary one that is renamed afterwards.
@@ -24,6 +46,9 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, 
             configuration.
     """
     quiet_transformers()
+    if has_adapter(model):
+        save_adapter(folder, model, tokenizer)
+        return
     if pair is not None:
         model.generation_config.update(**first_tokens(model, tokenizer.forced_bos_id(pair)))
     model.save_pretrained(folder)
@@ -33,20 +58,68 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, 
 def load_checkpoint(path: Path) -> tuple[PreTrainedModel, Tokenizer]:
     """Return model (evaluation mode, CPU) and tokenizer of a checkpoint, or of the best one of a run.
 
+    An adapter comes merged into its base, as an ordinary model.
+
     Raises:
         CheckpointError: nothing there, damaged, or the tokenizer does not belong to the model.
     """
     folder = checkpoint_folder(path)
-    model = load_model(str(folder))
-    tokenizer = load_tokenizer(folder)
+    model, tokenizer = load_network(folder), checkpoint_tokenizer(folder)
     check_vocabulary(model, tokenizer, str(folder))
     return model.eval(), tokenizer
+
+
+def load_with_adapter(path: Path, config: AdapterConfig) -> tuple[PreTrainedModel, Tokenizer]:
+    """Return the model (evaluation mode, CPU) and tokenizer of a checkpoint with an adapter on the frozen model.
+
+    Args:
+        path: an adapter, which is taken as it is; or a checkpoint or run, which gets a new one from torch's random
+            state.
+        config: of a new one.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    folder = checkpoint_folder(path)
+    if is_adapter(folder):
+        model, tokenizer = load_adapter(folder)
+        return model.eval(), tokenizer
+    model, tokenizer = load_checkpoint(folder)
+    add_adapter(model, config, Base.of(folder, tokenizer))
+    return model, tokenizer
+
+
+def load_network(folder: Path) -> PreTrainedModel:
+    """Return the model in a checkpoint's folder; an adapter merged into its base."""
+    if not is_adapter(folder):
+        return load_model(str(folder))
+    model, _ = load_adapter(folder)
+    remove_adapter(model, merge=True)
+    return model
+
+
+def load_state(model: PreTrainedModel, folder: Path) -> None:
+    """Set the weights of a model to those that `save_checkpoint` wrote of it: the whole, or its adapter."""
+    if has_adapter(model):
+        restore_adapter(model, folder)
+    else:
+        model.load_state_dict(load_model(str(folder)).state_dict())
+
+
+def checkpoint_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a checkpoint's folder; of an adapter, that of its base."""
+    return adapter_tokenizer(folder) if is_adapter(folder) else load_tokenizer(folder)
+
+
+def base_folder(folder: Path) -> Path:
+    """Return the folder with the configuration of the model: that of the base, for an adapter."""
+    return open_base(folder).folder if is_adapter(folder) else folder
 
 
 def checkpoint_folder(path: Path) -> Path:
     """Return the folder with the model: `path` itself, or `path/best` if it is a meta-training run."""
     for folder in (path, path / "best"):
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
     if (path / "config.toml").is_file():
         raise CheckpointError(
@@ -56,6 +129,28 @@ def checkpoint_folder(path: Path) -> Path:
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
     )
+
+
+def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> PreTrainedModel:
+    """Return a model by the names and shapes of its parameters alone: without weights, without memory.
+
+    Args:
+        model: its configuration, which may name a checkpoint.
+        tokenizer: for a model from scratch.
+        checkpoint: a run or checkpoint to take instead; of an adapter, the base.
+
+    Raises:
+        CheckpointError: the checkpoint is not there.
+        ConfigError: `model.head` names no parameter.
+    """
+    folder = checkpoint_folder(Path(checkpoint)) if checkpoint else model.checkpoint and local_folder(model.checkpoint)
+    with torch.device("meta"):
+        if not folder:
+            return make_model(model, tokenizer)
+        values = json.loads((base_folder(folder) / "config.json").read_text(encoding="utf-8"))
+        network = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**values))
+    set_head(network, model.head)
+    return network
 
 
 def check_tokenizer(tokenizer: Tokenizer, digest: str, checkpoint: str, data: Path) -> None:

@@ -14,11 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from metanmt.nmt.model import load_model
+from metanmt.nmt.checkpoint import base_folder, load_network
 from metanmt.runlog import say
 from metanmt.runtime import new_folder, write_json
 
 FACTS_FILE = "metanmt_conversion.json"
+KINDS = ("*.safetensors", "*config.json")
 POSITIONS = 2_048
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Settings of generation_config.json that `generate` is given otherwise by us, or that do not change a search.
@@ -50,7 +51,8 @@ def obstacle(folder: Path) -> str | None:
 def converted(folder: Path, quantization: str) -> Iterator[Path]:
     """Yield the folder of a converted checkpoint, which is complete and belongs to the present weights.
 
-    It is `ctranslate2-QUANTIZATION` in the checkpoint; a temporary one where that cannot be written.
+    It is `ctranslate2-QUANTIZATION` in the checkpoint; a temporary one where that cannot be written. An adapter is
+    converted merged into its base, so that its folder grows to the size of a whole model.
 
     Args:
         folder: the checkpoint.
@@ -106,9 +108,10 @@ def _facts(conversion: Path) -> dict[str, Any]:
 
 
 def _digest(folder: Path) -> str:
-    """Return a SHA-256 of what a conversion is made from: weights, configuration, converter."""
+    """Return a SHA-256 of what a conversion is made from: weights, configurations, of a base too, and converter."""
     digest = hashlib.sha256(f"1 {version('ctranslate2')}".encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
+    files = [path for place in {folder, base_folder(folder)} for kind in KINDS for path in place.glob(kind)]
+    for path in sorted(files):
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -118,7 +121,7 @@ def _digest(folder: Path) -> str:
 def _convert(folder: Path, out: Path, quantization: str, digest: str) -> None:
     from ctranslate2.converters import TransformersConverter
 
-    model = load_model(str(folder))
+    model = load_network(folder)
     for name in ("decoder_start_token_id", "eos_token_id"):
         if (index := getattr(model.generation_config, name)) is not None:
             setattr(model.config, name, index)
@@ -128,7 +131,7 @@ def _convert(folder: Path, out: Path, quantization: str, digest: str) -> None:
         positions.make_weights(rows, positions.embedding_dim, pad)
         positions.offset = pad + 1  # where positions begin; the converter takes it for 2, as if padding were always 1
     ids = _Ids(model.config)
-    converter = TransformersConverter(str(folder))
+    converter = TransformersConverter(str(base_folder(folder)))
     converter.load_model = lambda *_, **__: model
     converter.load_tokenizer = lambda *_, **__: ids
     converter.convert(str(out), quantization=quantization, force=True)

@@ -11,9 +11,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from metanmt.data.tokenizer import Tokenizer, load_tokenizer
+from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import UsageError
-from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint
+from metanmt.nmt.checkpoint import base_folder, checkpoint_folder, checkpoint_tokenizer, load_checkpoint
 from metanmt.nmt.conversion import converted, obstacle, vocabulary_size
 from metanmt.nmt.model import check_embeddings, first_tokens
 from metanmt.runtime import device
@@ -131,7 +131,7 @@ def open_engine(path: Path, engine: str = "auto", quantization: str = "float32")
     if quantization != "float32" and engine != "ctranslate2":
         raise UsageError(f"{quantization} is not for the engine {engine}.", "Add --engine ctranslate2.")
     folder = checkpoint_folder(path)
-    installed, reason = find_spec("ctranslate2") is not None, obstacle(folder)
+    installed, reason = find_spec("ctranslate2") is not None, obstacle(base_folder(folder))
     if engine == "ctranslate2":
         if not installed:
             raise UsageError(
@@ -142,7 +142,7 @@ def open_engine(path: Path, engine: str = "auto", quantization: str = "float32")
     elif engine == "transformers" or not installed or reason or device().type != "cpu":
         model, tokenizer = load_checkpoint(path)
         return TransformersEngine(model.to(device())), tokenizer
-    tokenizer = load_tokenizer(folder)
+    tokenizer = checkpoint_tokenizer(folder)
     with converted(folder, quantization) as conversion:
         check_embeddings(vocabulary_size(conversion), tokenizer, str(folder))
         return CTranslate2Engine(conversion, quantization), tokenizer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, M2M100ForConditionalGeneration, PreTrainedModel
+from transformers.utils import cached_file
 
 from metanmt.config import ModelConfig
 from metanmt.data.tokenizer import Tokenizer
@@ -22,6 +25,15 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "base": (512, 2048, 6, 8),
     "gu2018": (512, 512, 6, 8),
 }
+
+ADAPTER_PART = ".lora_"  # in the names of what `peft` adds
+PARTS = {
+    "all": ("",),
+    "embeddings": ("shared", "embed_tokens", "lm_head"),
+    "embeddings+encoder": ("shared", "embed_tokens", "lm_head", "encoder."),
+    "decoder": ("decoder.", "lm_head"),
+}
+"""What an update strategy moves, by what the names of parameters hold; a tied matrix has the first of its names."""
 
 
 def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
@@ -59,6 +71,7 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
         )
         model = M2M100ForConditionalGeneration(shape)
         model.generation_config.max_length = None
+    set_head(model, config.head)
     set_dropout(model, config.dropout)
     return model.train()
 
@@ -69,6 +82,10 @@ def load_model(name: str) -> PreTrainedModel:
     Only safetensors weights are read: nothing is ever unpickled.
     """
     quiet_transformers()
+    if Path(name, "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{name} is an adapter, which is no model alone.", f"metanmt export --model {name} --out FOLDER merges it."
+        )
     try:
         model, facts = AutoModelForSeq2SeqLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -78,6 +95,18 @@ def load_model(name: str) -> PreTrainedModel:
     if absent := sorted(facts["missing_keys"]):  # transformers would fill them at random and go on
         raise _not_loaded(name, f"{len(absent)} weights are missing, such as {absent[0]}.")
     return model
+
+
+def local_folder(name: str) -> Path:
+    """Return where a checkpoint lies, by folder or hub name; of one on the hub, the configuration is fetched.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json"))).parent
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, str(error).splitlines()[0]) from None
 
 
 def _not_loaded(name: str, reason: str) -> CheckpointError:
@@ -124,28 +153,65 @@ def first_tokens(model: PreTrainedModel, forced_bos_id: int | None) -> dict[str,
     return {"forced_bos_token_id": forced_bos_id}
 
 
+def set_head(model: PreTrainedModel, parts: Sequence[str]) -> None:
+    """Let update = "head" move these parts, for good: the model's own configuration keeps them, and so do its copies.
+
+    Args:
+        model: whose `config` is changed; it is left alone where `parts` is empty.
+        parts: runs of whole components of parameter names, such as "decoder.layers.5" or "shared".
+
+    Raises:
+        ConfigError: a part names no parameter.
+    """
+    if not parts:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    for part in parts:
+        if not any(f".{part}." in f".{name}." for name in names):
+            known = dict.fromkeys(re.sub(r"(\.\d+)\..*|\.weight$|\.bias$", r"\1", name) for name in names)
+            raise ConfigError(
+                f"model.head names {part!r}, which no parameter is part of.", f"Parts: {', '.join(known)}."
+            )
+    model.config.metanmt_head = list(parts)
+
+
 def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
     """Return the parameters that an update strategy moves, by name; tied ones once.
 
-    Strategies (Gu et al. 2018): all; embeddings; embeddings+encoder. With one shared embedding matrix "embeddings"
-    moves the output projection too.
+    all, embeddings, embeddings+encoder (Gu et al. 2018); decoder; head (Raghu et al. 2020), which is what `set_head`
+    says, or the last layer of the decoder, its final norm and the output projection; adapters; none. With one shared
+    embedding matrix "embeddings" moves the output projection too, while "decoder" and "head" leave the matrix as it
+    is: they would move what the encoder reads. Of a model with adapters only these ever move, the base under them
+    never: "all" are all of them, "decoder" those of the decoder.
 
     Raises:
         ConfigError: the strategy names no parameter of this model.
     """
-    parts = {
-        "all": ("",),
-        "embeddings": ("shared", "embed_tokens", "lm_head"),
-        "embeddings+encoder": ("shared", "embed_tokens", "lm_head", "encoder."),
-    }[update]
-    chosen = {
+    parameters = dict(model.named_parameters())
+    adapters = {name for name in parameters if ADAPTER_PART in name}
+    if update == "none":
+        return {}
+    if update == "head":
+        parts = _head(model, parameters)
+        chosen = {name for name in parameters if any(f".{part}." in f".{name}." for part in parts)}
+    elif update == "adapters":
+        chosen = adapters
+    else:
+        chosen = {name for name in parameters if any(_within(name, part) for part in PARTS[update])}
+    moving = {
         name: parameter
-        for name, parameter in model.named_parameters()
-        if any(_within(name, part) for part in parts) and parameter.is_floating_point()
+        for name, parameter in parameters.items()
+        if name in chosen and parameter.is_floating_point() and (name in adapters or not adapters)
     }
-    if not chosen:
-        raise ConfigError(f"The update strategy {update!r} names no parameter of this model.", "Use update = all.")
-    return chosen
+    if not moving:
+        remedy = "Use update = all, or set model.update=adapters." if update == "adapters" else "Use update = all."
+        raise ConfigError(f"The update strategy {update!r} names no parameter of this model.", remedy)
+    return moving
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Return whether a model has adapters, so that its own weights are a base that never moves."""
+    return any(ADAPTER_PART in name for name, _ in model.named_parameters())
 
 
 def _within(name: str, part: str) -> bool:
@@ -154,8 +220,21 @@ def _within(name: str, part: str) -> bool:
     return part in name
 
 
+def _head(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return the parts of the head: the model's own, or the default one."""
+    if chosen := getattr(getattr(model, "config", None), "metanmt_head", None):
+        return list(chosen)
+    layers = {found[0] for name in names if (found := re.search(r"decoder\.(?:layers|block)\.\d+", name))}
+    last = sorted(layers, key=lambda part: int(part.rpartition(".")[2]))[-1:]
+    return [*last, "decoder.layer_norm", "decoder.final_layer_norm", "lm_head"]
+
+
 def move_only(model: nn.Module, update: str) -> list[nn.Parameter]:
-    """Freeze everything that the strategy does not move, and return what it moves."""
+    """Freeze everything that the strategy does not move, and return what it moves.
+
+    Raises:
+        ConfigError: the strategy names no parameter of this model.
+    """
     chosen = update_weights(model, update)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)

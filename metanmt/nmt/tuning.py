@@ -127,12 +127,12 @@ def fine_tune(
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
 
     Args:
-        model: on its device; in evaluation mode afterwards, every parameter trainable again.
+        model: on its device; in evaluation mode afterwards, with the same parameters trainable as before.
         tokenizer: for the dev references.
         pair: which pair.
         train: what to adapt on.
         dev: what to choose by; at most `config.dev_sentences` of it are used.
-        config: rates, updates, strategy.
+        config: rates, updates, strategy; with "none" the unadapted model is evaluated, and that is all.
         seed: order of batches and dropout.
         micro_tokens: padded tokens of a forward-backward pass.
         precision: see `runtime.autocast`.
@@ -142,13 +142,17 @@ def fine_tune(
     dev = dev.head(config.dev_sentences)
     loss = Loss(config.label_smoothing, precision)
     judge = Loss(0.0, precision)
+    best = evaluate_dev(model, tokenizer, pair, dev, 0, judge, config.metric)
+    report = TuningReport(best, [best], sentences=len(train))
+    if config.update == "none":
+        model.eval()
+        return report
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     moving = move_only(model, config.update)
     set_dropout(model, config.dropout)
     optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     total = planned_updates(train, config)
     between = max(1, round(total / config.evaluations))
-    best = evaluate_dev(model, tokenizer, pair, dev, 0, judge, config.metric)
-    report = TuningReport(best, [best], sentences=len(train))
     best_weights = [weight.detach().clone() for weight in moving]
     with Progress(label, total, "updates") as progress:
         for update, batch in enumerate(_batches(train, total, config, micro_tokens, tokenizer.pad_id, seed), start=1):
@@ -172,8 +176,8 @@ def fine_tune(
                 break
     with torch.no_grad():
         torch._foreach_copy_([weight.data for weight in moving], best_weights)
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+    for parameter, moved_before in trainable:
+        parameter.requires_grad_(moved_before)
         parameter.grad = None
     model.eval()
     return report

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from metanmt.config import FineTuneConfig, ModelConfig
+from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
 from metanmt.data.cleaning import CleaningRules, clean
 from metanmt.data.language import Pair
 from metanmt.data.leakage import normalized
@@ -20,8 +20,8 @@ from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import CorpusError, UsageError
-from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, save_checkpoint
-from metanmt.nmt.model import make_model
+from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, load_with_adapter, save_checkpoint
+from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.tuning import fine_tune, hold_out
 from metanmt.runlog import say
 from metanmt.runtime import (
@@ -62,6 +62,7 @@ def run(
     config: FineTuneConfig,
     *,
     model: ModelConfig | None = None,
+    adapter: AdapterConfig | None = None,
     seed: int = 1,
     precision: str = "auto",
     micro_tokens: int = 1_000,
@@ -74,8 +75,10 @@ def run(
         pair_name: such as "fi-en".
         out: the new checkpoint's folder; it appears only when it is complete.
         text: what to adapt on and to choose by.
-        config: rates, updates, strategy.
-        model: dimensions, for a model from scratch.
+        config: rates, updates, strategy. With update = "adapters" the checkpoint is an adapter alone, a patch of
+            `init`, whose files stay as they are; if `init` is an adapter, it is that one which goes on to be adapted.
+        model: dimensions, for a model from scratch; and the head.
+        adapter: of a new one.
         seed: of the budget's draw, the order of batches, dropout, and a model from scratch.
         precision: see `runtime.autocast`.
         micro_tokens: padded tokens of a forward-backward pass.
@@ -90,7 +93,8 @@ def run(
         raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
     if text.data and text.dev_files:
         raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
-    network, tokenizer, train, dev, drawn = _prepared(init, pair, text, model or ModelConfig(), seed)
+    start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), out, seed)
+    network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
     with Interruption() as interruption:
         report = fine_tune(
@@ -122,25 +126,61 @@ def run(
     }
     with new_folder(out, overwrite=overwrite) as folder:
         save_checkpoint(folder, network, tokenizer, pair)
+        facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         write_json(folder / FACTS_FILE, facts)
     return {"model": str(out), **facts}
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What is adapted."""
+
+    init: str
+    update: str
+    model: ModelConfig
+    adapter: AdapterConfig
+    out: Path
+    seed: int
+
+    def loaded(self) -> tuple[PreTrainedModel, Tokenizer]:
+        """Return the model of `init`, with an adapter if that is what moves, and its tokenizer."""
+        seed_torch(self.seed)
+        if self.update == "adapters":
+            network, tokenizer = load_with_adapter(Path(self.init), self.adapter)
+            if network.adapter_base.folder.is_relative_to(self.out.resolve()):
+                raise UsageError(f"--out {self.out} would replace the base of the adapter.", "Give another --out.")
+        else:
+            network, tokenizer = load_checkpoint(Path(self.init))
+        set_head(network, self.model.head)
+        return network, tokenizer
+
+    def made(self, tokenizer: Tokenizer) -> PreTrainedModel:
+        """Return a model from scratch."""
+        if self.update in ("none", "adapters"):
+            raise UsageError(
+                f"From scratch, update = {self.update} leaves a model that has learned nothing as it is.",
+                "Give a run or checkpoint by --init, or another --update.",
+            )
+        seed_torch(self.seed)
+        return make_model(self.model, tokenizer)
+
+
 def _prepared(
-    init: str, pair: Pair, text: Text, model: ModelConfig, seed: int
+    start: _Start, pair: Pair, text: Text
 ) -> tuple[PreTrainedModel, Tokenizer, Bitext, Bitext, dict[str, Any]]:
     """Return model, tokenizer, train, dev, and what was drawn or dropped."""
+    seed = start.seed
     store = TokenStore.open(text.data) if text.data else None
     facts: dict[str, Any] = {}
     own = _own_files(pair, text, facts)
-    if init == SCRATCH:
+    if start.init == SCRATCH:
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])
-        seed_torch(seed)
-        network = make_model(model, tokenizer)
+        network = start.made(tokenizer)
     else:
-        network, tokenizer = load_checkpoint(Path(init))
+        network, tokenizer = start.loaded()
+    update_weights(network, start.update)  # what cannot move is said before anything is computed
     if store is not None:
-        check_tokenizer(tokenizer, store.digest, init, store.folder)
+        check_tokenizer(tokenizer, store.digest, start.init, store.folder)
         train = store.bitext(pair, text.train_set)
         optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
         dev = None if optional else store.bitext(pair, text.dev_set)

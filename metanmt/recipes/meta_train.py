@@ -21,9 +21,10 @@ from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_
 from metanmt.meta.parent import choose_parent, named_parent
 from metanmt.meta.run import Run, RunState
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
-from metanmt.meta.validation import MetaValidation
+from metanmt.meta.validation import MetaValidation, check_updates
+from metanmt.nmt.adapter import make_with_adapter
 from metanmt.nmt.loss import Loss
-from metanmt.nmt.model import make_model, move_only, parameter_count
+from metanmt.nmt.model import move_only, parameter_count
 from metanmt.runlog import Progress, say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
 
@@ -67,8 +68,9 @@ class _Training:
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
-        self.initialization = make_model(config.model, self.tokenizer).to(device())
-        move_only(self.initialization, "all")
+        self.initialization = make_with_adapter(config.model, config.adapter, self.tokenizer).to(device())
+        check_updates(self.initialization, config)
+        move_only(self.initialization, config.model.update)
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )

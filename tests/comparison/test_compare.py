@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import signal
@@ -245,6 +246,11 @@ MISTAKES = [
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["fine_tune.metric=bleu"]', "selection in fine-tuning", "top"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["validation.updates=9"]', "selection of the check", "top"),
     ("budgets = [0, 100]", "budgets = 100", "100", "list"),
+    ("beam = 1", 'updates = ["all", "adapters"]', "Arm none is trained from scratch", "Leave out"),
+    ("beam = 1", 'updates = ["adaptors"]', "'adaptors'", "adapters"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["inner.update=adapters"]', "'adapters' names no", "all"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = [\'model.head=["x"]\']', "model.head names 'x'", "Parts"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["model.update=adapters"]', "no base", "model.checkpoint"),
     ("beam = 1", "confidence = 95.0", "confidence is 95.0", "0.95"),
     ("[arms.fomaml]", '[arms."a/../../evil"]', "cannot name an arm", "letters"),
     ("validation.budget=100", "validation.budget=100000", "validation.budget is 100,000 words", "or less"),
@@ -266,6 +272,32 @@ def test_mistakes_are_refused_before_anything_is_trained(
     assert cause in error.value.cause
     assert remedy in error.value.remedy
     assert not (tmp_path / "out").exists()
+
+
+def test_update_strategies_are_cells(finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path) -> None:
+    """A trained run as the arm: its adaptations differ, in what moves and in the score, and it stays as it is."""
+    run = finished[1] / "runs" / "joint"
+    before = hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest()
+    text = file.read_text(encoding="utf-8").partition("[arms.none]")[0].replace("[1, 2]", "[1]")
+    names = ("none", "all", "decoder", "head", "adapters")
+    text = text.replace("beam = 1", f"beam = 1\nupdates = {json.dumps(names)}")
+    path = tmp_path / "updates.toml"
+    path.write_text(
+        f'{text}[arms.joint]\ncheckpoint = "{run}"\nset = ["adapter.rank=2", "fine_tune.metric=loss"]\n',
+        encoding="utf-8",
+    )
+    found = compare.run(path, tmp_path / "out")
+    rows = {row["update"]: row for row in found["rows"] if row["budget"] == 100}
+    assert set(rows) == set(names)
+    cells = tmp_path / "out" / "results" / "joint" / "fi-en"
+    losses = {
+        name: json.loads((cells / f"100-{name}-1" / "result.json").read_text())["adaptation"]["best"]["loss"]
+        for name in names
+    }
+    assert len(set(losses.values())) == len(names)
+    hypotheses = [(cells / name / "hypotheses.txt").read_text() for name in ("zero-shot", "100-none-1")]
+    assert hypotheses[0] == hypotheses[1]
+    assert hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest() == before
 
 
 def test_shipped_comparisons_parse() -> None:

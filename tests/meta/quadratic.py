@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Weight(nn.Module):
     def __init__(self, value: float) -> None:
         super().__init__()
         self.shared = nn.Parameter(torch.tensor([value], dtype=torch.float64))
+        self.config = SimpleNamespace(metanmt_head=["shared"])
 
 
 class Quadratic:

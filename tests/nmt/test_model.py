@@ -31,6 +31,7 @@ from metanmt.nmt.model import (
     move_only,
     parameter_count,
     set_dropout,
+    set_head,
     update_weights,
 )
 from metanmt.nmt.tuning import fine_tune
@@ -158,15 +159,42 @@ def test_update_strategies(family: str) -> None:
     assert {id(parameter) for parameter in chosen.values()} == embeddings | encoder
     assert not [name for name in chosen if re.search(r"decoder\.(layers|block)|encoder_attn", name)]
 
+    decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
+    chosen = {id(parameter) for parameter in update_weights(model, "decoder").values()}
+    tied = {id(model.get_input_embeddings().weight)}
+    assert chosen == (decoder | {id(model.get_output_embeddings().weight)}) - tied
+
+    head = update_weights(model, "head")
+    last = [name for name in head if re.search(r"decoder\.(layers|block)\.", name)]
+    assert {re.search(r"\.(\d+)\.", name)[1] for name in last} == {"1" if family == "m2m100" else "0"}
+    rest = {name.rpartition(".")[0].removeprefix("model.") for name in head if name not in last}
+    assert rest <= {"decoder.layer_norm", "decoder.final_layer_norm", "lm_head"}
+    assert not tied & {id(parameter) for parameter in head.values()}
+    assert update_weights(model, "none") == {}
+
+
+def test_the_head_is_configuration(toy_model: PreTrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'decoder.layers.2', which no parameter") as error:
+        set_head(toy_model, ["shared", "decoder.layers.2"])
+    assert "model.decoder.layers.1" in error.value.remedy
+    set_head(toy_model, [])
+    assert {name.split(".")[1] for name in update_weights(toy_model, "head")} == {"decoder"}
+    set_head(toy_model, ["shared", "decoder.layer_norm"])
+    expected = {"model.shared.weight", "model.decoder.layer_norm.weight", "model.decoder.layer_norm.bias"}
+    assert update_weights(toy_model, "head").keys() == expected
+    toy_model.save_pretrained(tmp_path)
+    assert update_weights(load_model(str(tmp_path)), "head").keys() == expected, "a checkpoint knows its head"
+
 
 def test_move_only_freezes_the_rest(toy_model: PreTrainedModel) -> None:
     moving = move_only(toy_model, "embeddings")
     assert [parameter.requires_grad for parameter in toy_model.parameters()].count(True) == len(moving) == 1
 
 
-def test_a_strategy_without_parameters() -> None:
+@pytest.mark.parametrize("update", ["embeddings", "head", "decoder", "adapters"])
+def test_a_strategy_without_parameters(update: str) -> None:
     with pytest.raises(ConfigError) as error:
-        update_weights(nn.Linear(2, 2), "embeddings")
+        update_weights(nn.Linear(2, 2), update)
     assert "update = all" in error.value.remedy
 
 

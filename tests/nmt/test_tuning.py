@@ -43,6 +43,18 @@ def dev_loss(model: PreTrainedModel, tokenizer: SentencePieceTokenizer, dev: Bit
     return evaluate_dev(model, tokenizer, toy.PAIR, dev, 0, Loss(), "loss").loss
 
 
+def test_with_none_the_unadapted_model_is_evaluated(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
+) -> None:
+    before = toy.weights_hash(fresh)
+    report = tune(fresh, tokenizer, toy_bitext, dev, update="none")
+    assert report.history == [report.best]
+    assert (report.updates, report.target_tokens, report.best.update) == (0, 0, 0)
+    assert report.best.loss == pytest.approx(dev_loss(fresh, tokenizer, dev))
+    assert toy.weights_hash(fresh) == before
+    assert not fresh.training
+
+
 def test_the_dev_loss_falls(
     fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
 ) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from metanmt.config import Config
 from metanmt.meta.learners.maml import MAML
 
 
@@ -14,9 +11,7 @@ class ANIL(MAML):
     Reference: Raghu et al. 2020, "Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML".
     """
 
-    def __init__(self, initialization: nn.Module, config: Config) -> None:
-        super().__init__(initialization, config)
-        self.update = "head"
+    moving = "head"
 
 
 LEARNER = ANIL

@@ -25,9 +25,13 @@ class MAML(Learner):
     Reference: Finn, Abbeel, Levine 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks".
     """
 
+    moving = ""
+    """The update strategy of the inner loop; empty for `inner.update`."""
+
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         super().__init__(initialization, config)
-        self.update: str = config.inner.update
+        self.update = self.moving or config.inner.update
+        update_weights(initialization, self.update)
         self.advance(0.0)
 
     def advance(self, share_done: float) -> None:

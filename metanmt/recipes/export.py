@@ -1,0 +1,35 @@
+"""`metanmt export`: write a model as an ordinary checkpoint of its own, an adapter merged into its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from metanmt.data.language import Pair
+from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint, save_checkpoint
+from metanmt.runtime import new_folder, refuse_existing, versions, write_json
+
+FACTS_FILE = "export.json"
+
+
+def run(model: Path, out: Path, pair_name: str | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the model as a Hugging Face folder that needs nothing beside it, and return what was written.
+
+    Args:
+        model: an adapter, which is merged into its base; a checkpoint; or a run, of which it is the best one.
+        out: the new folder.
+        pair_name: which pair plain `transformers` is to translate, such as "fi-en" (default: the tokenizer's first).
+        overwrite: replace an existing checkpoint.
+    """
+    refuse_existing(
+        out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
+    )
+    network, tokenizer = load_checkpoint(model)
+    with new_folder(out, overwrite=overwrite) as folder:
+        save_checkpoint(folder, network, tokenizer, Pair.parse(pair_name) if pair_name else None)
+        facts = {
+            "made_from": str(checkpoint_folder(model)),
+            "weights_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        }
+        write_json(folder / FACTS_FILE, {**facts, "versions": versions()})
+    return {"model": str(out), **facts}
