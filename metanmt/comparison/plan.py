@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from metanmt import __version__
 from metanmt.config import Config, LearnerName, Update, build, extended, load_config, setting
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
@@ -106,16 +107,29 @@ class Plan:
         return next(arm for arm in self.arms if arm.name == name)
 
     def digest(self, cell: Cell, store: TokenStore) -> str:
-        """Return what the result of a cell depends on, as one digest: configuration, data, software format."""
+        """Return what the result of a cell depends on, as one digest: configuration, data, version.
+
+        Settings at their default do not count, so that a setting which a later version adds leaves results valid.
+        """
         arm = self.arm(cell.arm)
         facts = {
             "cell": asdict(cell),
             "arm": [arm.learner, arm.checkpoint and _weights(Path(arm.checkpoint))],
-            "config": asdict(arm.config),
+            "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
             "scored": [self.compare.test_set, self.compare.beam],
+            "version": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _chosen(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the settings that differ from their defaults."""
+    defaults = asdict(Config())
+    return {
+        section: {key: value for key, value in values.items() if value != defaults[section][key]}
+        for section, values in asdict(config).items()
+    }
 
 
 def _weights(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +34,7 @@ from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
 from metanmt.meta.board import Board, finite
+from metanmt.meta.state import RunState
 from metanmt.nmt.checkpoint import load_state, save_checkpoint
 from metanmt.runlog import say
 from metanmt.runtime import (
@@ -53,24 +54,6 @@ from metanmt.runtime import (
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 OWN = "learner."  # before the names of what the learner learns beside the initialisation
 NOTHING = nn.Module()
-
-
-@dataclass(frozen=True)
-class RunState:
-    """Where a run stands. With (seed, step) as the only source of randomness, this and the weights are all there is."""
-
-    step: int = 0
-    target_tokens: int = 0
-    gradient_computations: int = 0
-    elapsed_seconds: float = 0.0
-    saved_at_seconds: float = 0.0
-    validations: int = 0
-    best_step: int | None = None
-    best_value: float = 0.0
-    best_metric: str = "chrf"
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-    parent: str = ""
 
 
 class Run:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_step, set_learning_rate
 from metanmt.meta.parent import choose_parent, named_parent
-from metanmt.meta.run import Run, RunState
+from metanmt.meta.run import Run
+from metanmt.meta.state import Clock, RunState, step_metrics
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import make_with_adapter
@@ -83,7 +82,7 @@ class _Training:
         """Begin in the run's folder, or go on from its newest whole checkpoint."""
         self.files, self.interruption = files, interruption
         self.state = self.loaded() if resume else RunState()
-        self.clock = _Clock(self.state.elapsed_seconds)
+        self.clock = Clock(self.state.elapsed_seconds)
         if self.state.step == 0:
             outer, processes = self.config.outer, f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
             say(
@@ -97,13 +96,15 @@ class _Training:
         """Keep the one task to learn from; if none is named, train each for a while and go on with the best."""
         name = self.state.parent or self.config.outer.parent
         if name == "auto":
-            trial = choose_parent(
-                self.tasks,
-                self.initialization,
-                lambda: make_optimizer(self.initialization, self.learner.own, self.config.outer),
-                self.tried,
-                lambda: self.validate.zero_shot_loss(self.initialization),
-            )
+            outer = self.config.outer
+            with Progress("try parents", outer.parent_share * outer.max_target_tokens, "target tokens") as progress:
+                trial = choose_parent(
+                    self.tasks,
+                    self.initialization,
+                    lambda: make_optimizer(self.initialization, self.learner.own, outer),
+                    lambda task, optimizer: self.tried(task, optimizer, progress),
+                    lambda: self.validate.zero_shot_loss(self.initialization),
+                )
             self.optimizer.load_state_dict(dict(trial.optimizer))
             name = str(trial.task.pair)
             self.state = replace(self.state, step=trial.step)
@@ -111,7 +112,7 @@ class _Training:
         self.sampler.only(named_parent(self.tasks, name))
         say(f"transfer from {name}")
 
-    def tried(self, task: Task, optimizer: torch.optim.AdamW) -> int:
+    def tried(self, task: Task, optimizer: torch.optim.AdamW, progress: Progress) -> int:
         """Train on one task for its share of the cost of trying all; return the steps made."""
         self.optimizer = optimizer
         self.sampler.only(task)
@@ -121,7 +122,9 @@ class _Training:
         while self.state.target_tokens < until:
             if self.ranks.total(self.interruption.requested)[0]:
                 raise KeyboardInterrupt("Stopped while trying parents; meta-train --resume begins again.")
+            before = self.state.target_tokens
             self.move(self.learner, stop_requested=False)
+            progress.advance(self.state.target_tokens - before, str(task.pair))
         return self.state.step
 
     def loaded(self) -> RunState:
@@ -161,7 +164,7 @@ class _Training:
         try:
             rate, report, stopping = self.move(self.joint if phase == "joint" else self.learner, stop_requested)
             if self.state.step % self.config.run.log_every == 0:
-                metrics = _metrics(self.state, phase, rate, report, self.ranks)
+                metrics = step_metrics(self.state, phase, rate, report, self.ranks)
                 progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
                 if self.ranks.first:
                     self.files.log(metrics)
@@ -184,15 +187,7 @@ class _Training:
             sum(tokens for tokens, _ in costs), sum(computations for _, computations in costs), stop_requested
         )
         report = self.outer_step(learner, episodes)
-        self.state = replace(
-            state,
-            step=state.step + 1,
-            target_tokens=state.target_tokens + tokens,
-            gradient_computations=state.gradient_computations + computations,
-            elapsed_seconds=self.clock(),
-            skipped_steps=state.skipped_steps + report.skipped,
-            skipped_in_a_row=state.skipped_in_a_row + 1 if report.skipped else 0,
-        )
+        self.state = state.moved(tokens, computations, skipped=report.skipped, seconds=self.clock())
         return rate, report, stopping > 0
 
     def episodes(self, learner: Learner) -> list[Episode]:
@@ -231,12 +226,23 @@ class _Training:
         """Validate when it is time to, and save a checkpoint then, at intervals, and before stopping."""
         state, config = self.state, self.config
         done = state.target_tokens >= config.outer.max_target_tokens
-        if _validations(state, config) > state.validations or done:
-            scores = self.validate(self.learner.fast_model, self.initialization)
-            self.state = _validated(state, config, scores, self.files, self.clock)
+        due = config.validation.times * state.target_tokens // config.outer.max_target_tokens
+        if due > state.validations or done:
+            self.state = state.validated(self.meta_validated(), config.validation.metric, due=due, seconds=self.clock())
             self.save()
         elif stopping or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes:
             self.save()
+
+    def meta_validated(self) -> float:
+        """Adapt to the meta-dev pairs, log the scores, and return the one to choose a checkpoint by."""
+        state, scores = self.state, self.validate(self.learner.fast_model, self.initialization)
+        self.files.log({"step": state.step, "target_tokens": state.target_tokens, "meta_validation": scores})
+        adapted, before = scores["adapted"], scores["zero_shot"]
+        say(
+            f"step {state.step:,}, {state.target_tokens:,} tokens: meta-dev BLEU {before['bleu']:.1f} -> "
+            f"{adapted['bleu']:.1f}, chrF++ {before['chrf']:.1f} -> {adapted['chrf']:.1f} adapted"
+        )
+        return float(scores["value"])
 
     def save(self) -> None:
         """Write a checkpoint of the run as it stands."""
@@ -294,57 +300,3 @@ def _stop_if_diverged(state: RunState, config: Config) -> None:
             "In a new run, lower outer.learning_rate or inner.learning_rate, raise outer.warmup_steps, or set "
             "run.precision=float32; outer.max_skipped is how many are borne.",
         )
-
-
-def _validations(state: RunState, config: Config) -> int:
-    return config.validation.times * state.target_tokens // config.outer.max_target_tokens
-
-
-def _validated(state: RunState, config: Config, scores: dict[str, Any], files: Run, clock: _Clock) -> RunState:
-    metric = config.validation.metric
-    value = scores["value"]
-    files.log({"step": state.step, "target_tokens": state.target_tokens, "meta_validation": scores})
-    adapted, before = scores["adapted"], scores["zero_shot"]
-    say(
-        f"step {state.step:,}, {state.target_tokens:,} tokens: meta-dev BLEU {before['bleu']:.1f} -> "
-        f"{adapted['bleu']:.1f}, chrF++ {before['chrf']:.1f} -> {adapted['chrf']:.1f} adapted"
-    )
-    better = state.best_step is None or math.isnan(state.best_value) or value > state.best_value
-    return replace(
-        state,
-        validations=max(_validations(state, config), state.validations + 1),
-        best_step=state.step if better else state.best_step,
-        best_value=value if better else state.best_value,
-        best_metric=metric,
-        elapsed_seconds=clock(),
-        saved_at_seconds=clock(),
-    )
-
-
-def _metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:
-    metrics: dict[str, Any] = {
-        "step": state.step,
-        "target_tokens": state.target_tokens,
-        "gradient_computations": state.gradient_computations,
-        "phase": phase,
-        "learning_rate": rate,
-        "gradient_norm": float(report.gradient_norm),
-        "skipped_steps": state.skipped_steps,
-    }
-    for name, losses in (("support_loss", report.support_losses), ("query_loss", report.query_losses)):
-        if losses:
-            metrics[name] = ranks.mean([float(loss) for loss in torch.stack(losses)])
-    return metrics
-
-
-@dataclass
-class _Clock:
-    """Seconds of work on the run, those before a resume included."""
-
-    before: float
-
-    def __post_init__(self) -> None:
-        self._started = time.monotonic()
-
-    def __call__(self) -> float:
-        return self.before + time.monotonic() - self._started

@@ -223,6 +223,18 @@ def test_another_setting_runs_its_cells_anew(finished: tuple[dict[str, Any], Pat
     assert not any(execute.done(plan, cell, store, finished[1]) for cell in plan.cells)
 
 
+def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Path) -> None:
+    """So that a setting which a later version adds leaves old results valid; one that is changed does not."""
+    store, digests = TokenStore.open(data), []
+    for more in ("", '\nset = ["inner.hidden=20"]', '\nset = ["inner.hidden=21"]'):
+        other = file.with_name("defaults.toml")
+        other.write_text(file.read_text().replace('learner = "fomaml"', f'learner = "fomaml"{more}'), encoding="utf-8")
+        plan = make_plan(load_compare(other), store)
+        digests.append([plan.digest(cell, store) for cell in plan.cells if cell.arm == "fomaml"])
+    assert digests[0] == digests[1]
+    assert not set(digests[0]) & set(digests[2])
+
+
 def test_a_changed_arm_is_refused(finished: tuple[dict[str, Any], Path], file: Path) -> None:
     other = file.with_name("changed.toml")
     text = file.read_text().replace('learner = "fomaml"', 'learner = "fomaml"\nset = ["inner.steps=2"]')

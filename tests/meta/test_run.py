@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from metanmt.config import Config, RunConfig
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
-from metanmt.meta.run import Run, RunState
+from metanmt.meta.run import Run
+from metanmt.meta.state import RunState
 from metanmt.nmt.checkpoint import load_checkpoint
 from tests.toy import PAIR, fill, make_m2m100, weights_hash
 

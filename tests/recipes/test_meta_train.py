@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
 from metanmt.meta.run import Run
+from metanmt.meta.state import RunState
 from metanmt.nmt.loss import Loss
 from metanmt.recipes import meta_train, prepare
 from tests.recipes.conftest import SETTINGS, relative_error, small_config
@@ -169,7 +170,7 @@ def test_a_checkpoint_is_never_half_written(run_folder: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(run_module, "save_file", full)
     with pytest.raises(OSError, match="No space"):
-        files.save(run_module.RunState(step=state.step + 1), model, optimizer, tokenizer, Pair("de", "en"))
+        files.save(RunState(step=state.step + 1), model, optimizer, tokenizer, Pair("de", "en"))
     assert weights(out / "last") == before
     assert not list(out.rglob("*.tmp"))
 

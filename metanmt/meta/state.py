@@ -1,0 +1,87 @@
+"""Where a run stands: its counters, its clock, and what its log says of a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from metanmt.meta.distributed import Ranks
+from metanmt.meta.outer import StepReport
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands. With (seed, step) as the only source of randomness, this and the weights are all there is."""
+
+    step: int = 0
+    target_tokens: int = 0
+    gradient_computations: int = 0
+    elapsed_seconds: float = 0.0
+    saved_at_seconds: float = 0.0
+    validations: int = 0
+    best_step: int | None = None
+    best_value: float = 0.0
+    best_metric: str = "chrf"
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    parent: str = ""
+
+    def moved(self, tokens: int, computations: int, *, skipped: bool, seconds: float) -> RunState:
+        """Return the state after one more outer step at this cost."""
+        return replace(
+            self,
+            step=self.step + 1,
+            target_tokens=self.target_tokens + tokens,
+            gradient_computations=self.gradient_computations + computations,
+            elapsed_seconds=seconds,
+            skipped_steps=self.skipped_steps + skipped,
+            skipped_in_a_row=self.skipped_in_a_row + 1 if skipped else 0,
+        )
+
+    def validated(self, value: float, metric: str, *, due: int, seconds: float) -> RunState:
+        """Return the state after a meta-validation; `due` is how many there should have been by now."""
+        better = self.best_step is None or math.isnan(self.best_value) or value > self.best_value
+        return replace(
+            self,
+            validations=max(due, self.validations + 1),
+            best_step=self.step if better else self.best_step,
+            best_value=value if better else self.best_value,
+            best_metric=metric,
+            elapsed_seconds=seconds,
+            saved_at_seconds=seconds,
+        )
+
+
+def step_metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:
+    """Return the line of metrics.jsonl for an outer step; losses are the means over all ranks."""
+    metrics: dict[str, Any] = {
+        "step": state.step,
+        "target_tokens": state.target_tokens,
+        "gradient_computations": state.gradient_computations,
+        "phase": phase,
+        "learning_rate": rate,
+        "gradient_norm": float(report.gradient_norm),
+        "skipped_steps": state.skipped_steps,
+    }
+    for name, losses in (("support_loss", report.support_losses), ("query_loss", report.query_losses)):
+        if losses:
+            metrics[name] = ranks.mean([float(loss) for loss in torch.stack(losses)])
+    return metrics
+
+
+@dataclass
+class Clock:
+    """Seconds of work on the run, those before a resume included."""
+
+    before: float
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+
+    def __call__(self) -> float:
+        """Return the seconds up to now."""
+        return self.before + time.monotonic() - self._started
