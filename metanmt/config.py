@@ -35,6 +35,11 @@ class ModelConfig:
     size: Literal["tiny", "small", "base", "gu2018"] = setting("tiny", "dimensions of a model made from scratch")
     checkpoint: str = setting("", "a pretrained sequence-to-sequence checkpoint to start from, instead of `size`")
     dropout: float = setting(0.1, "dropout probability while meta-training")
+    lexicon: Literal["plain", "universal"] = setting(
+        "plain", "source embeddings: a table, or mixtures of universal ones (Gu et al. 2018b; needs metanmt vectors)"
+    )
+    universal_entries: int = setting(1_000, "universal embeddings at most, of the pivot's commonest pieces")
+    lexicon_temperature: float = setting(0.05, "of their mixture; the smaller, the fewer a piece takes part in")
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,10 @@ class Config:
         for section, key in (("model", "dropout"), ("fine_tune", "dropout")):
             if not 0 <= getattr(getattr(self, section), key) < 1:
                 raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a probability, such as 0.1.")
+        if self.model.lexicon_temperature <= 0:
+            raise ConfigError("model.lexicon_temperature must be above 0.", "Give a positive number, such as 0.05.")
         for positive in (
+            ("model", "universal_entries"),
             ("outer", "max_target_tokens"),
             ("outer", "meta_batch_size"),
             ("batch", "max_tokens"),

@@ -29,6 +29,7 @@ LAYERS = (
 )
 COMMANDS = (
     "prepare",
+    "vectors",
     "meta-train",
     "fine-tune",
     "translate",
@@ -39,7 +40,18 @@ COMMANDS = (
     "report",
     "curve",
 )
-HEAVY = ("torch", "transformers", "datasets", "sentencepiece", "tokenizers", "numpy", "babel", "ctranslate2", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "sentencepiece",
+    "tokenizers",
+    "numpy",
+    "babel",
+    "ctranslate2",
+    "jinja2",
+    "gensim",
+)
 
 
 def name_of(path: Path) -> str:

@@ -48,6 +48,12 @@ class Tokenizer(Protocol):
     def digest(self) -> str:
         """Return a digest that is equal exactly when two tokenizers give the same ids."""
 
+    def pieces(self) -> list[str]:
+        """Return every piece, by id."""
+
+    def special_ids(self) -> list[int]:
+        """Return the ids that are no piece of text: marks, tags, language codes, bytes."""
+
     def save(self, folder: Path, pair: Pair | None = None) -> None:
         """Write the tokenizer so that `AutoTokenizer` loads it, set to the languages of `pair`."""
 
@@ -94,6 +100,15 @@ class SentencePieceTokenizer:
     def forced_bos_id(self, pair: Pair) -> int | None:
         """Return None: the tag stands on the source side."""
         return None
+
+    def pieces(self) -> list[str]:
+        """Return every piece, by id."""
+        return [self._processor.id_to_piece(index) for index in range(self.vocabulary_size)]
+
+    def special_ids(self) -> list[int]:
+        """Return the ids of marks, tags and bytes."""
+        is_special = (self._processor.is_control, self._processor.is_unknown, self._processor.is_byte)
+        return [index for index in range(self.vocabulary_size) if any(asked(index) for asked in is_special)]
 
     def digest(self) -> str:
         """Return the SHA-256 of the SentencePiece model."""
@@ -176,6 +191,14 @@ class PretrainedTokenizer:
         ids = getattr(self._tokenizer, "lang_code_to_id", None) or {}
         token = getattr(self._tokenizer, "lang_code_to_token", {}).get(code, code)
         return int(ids.get(code, self._tokenizer.convert_tokens_to_ids(token)))
+
+    def pieces(self) -> list[str]:
+        """Return every piece, by id."""
+        return list(self._tokenizer.convert_ids_to_tokens(range(self.vocabulary_size)))
+
+    def special_ids(self) -> list[int]:
+        """Return the ids of marks and language codes."""
+        return sorted({*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()})
 
     def digest(self) -> str:
         """Return the SHA-256 over the vocabulary with its ids."""

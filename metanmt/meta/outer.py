@@ -18,6 +18,7 @@ from metanmt.meta.adaptation import Backward, adapt
 from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.task import Episode
 from metanmt.meta.weights import Weights, accumulate, load_weights, trainable_weights
+from metanmt.nmt.lexicon import set_language
 from metanmt.nmt.model import clip_gradient
 from metanmt.runtime import seed_torch
 
@@ -71,7 +72,8 @@ def reptile_gradient(
     Reference: Nichol, Achiam, Schulman 2018, "On First-Order Meta-Learning Algorithms".
     """
     theta, phi = trainable_weights(initialization), trainable_weights(learner)
-    return dict(zip(theta, torch._foreach_sub(list(theta.values()), list(phi.values())), strict=True)), None
+    moved = torch._foreach_sub(list(theta.values()), [phi[name] for name in theta])
+    return dict(zip(theta, moved, strict=True)), None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def outer_step(
     optimizer.zero_grad()
     for episode in episodes:
         seed_torch(*episode.seed)  # dropout
+        set_language(fast_model, episode.pair.source)
         load_weights(fast_model, initialization)  # fast weights start at the initialisation
         support_losses += adapt(fast_model, episode.support, config.inner, loss)
         gradient, query_loss = learner.outer_gradient(initialization, fast_model, episode.query, loss)

@@ -33,8 +33,7 @@ from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
 from metanmt.meta.board import Board, finite
-from metanmt.nmt.checkpoint import save_checkpoint
-from metanmt.nmt.model import load_model
+from metanmt.nmt.checkpoint import restore, save_checkpoint
 from metanmt.runlog import say
 from metanmt.runtime import (
     damage,
@@ -164,7 +163,7 @@ class Run:
             os.fsync(self._metrics.fileno())
             self._board.sync()
         with new_folder(self._path(state.step), overwrite=True) as folder:
-            save_checkpoint(folder, model, tokenizer, pair)
+            save_checkpoint(folder, model, tokenizer, pair, lexicon=True)
             save_file(_optimizer_tensors(model, optimizer), str(folder / "trainer.safetensors"))
             write_json(folder / "trainer.json", asdict(state))
             write_digests(folder)
@@ -176,7 +175,7 @@ class Run:
             if step not in keep:
                 remove_folder(self._path(step))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
+    def load(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> RunState:
         """Set model and optimiser to the newest whole checkpoint and return where the run stood.
 
         A damaged checkpoint is named, and the one before it is used. What the run wrote after that one is removed. A
@@ -240,13 +239,13 @@ class Run:
         names = (path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _read(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
+    def _read(self, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> RunState:
         folder = self._path(step)
         try:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
             state = RunState(**{item.name: values[item.name] for item in fields(RunState)})
             tensors = load_file(folder / "trainer.safetensors")
-            model.load_state_dict(load_model(str(folder)).state_dict())
+            restore(model, folder)
             for name, parameter in model.named_parameters():
                 moments = {part: tensors[f"{name}.{part}"] for part in MOMENTS if f"{name}.{part}" in tensors}
                 if moments:

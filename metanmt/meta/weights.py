@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from metanmt.nmt.lexicon import free_correction
+
 Weights = dict[str, Tensor]
 
 
@@ -16,8 +18,12 @@ def trainable_weights(model: nn.Module) -> Weights:
 
 
 def make_learner(initialization: nn.Module) -> nn.Module:
-    """Return the copy of the initialisation that adapts: made once, overwritten at every episode."""
+    """Return the copy of the initialisation that adapts: made once, overwritten at every episode.
+
+    What moves in the initialisation may move in it, and a lexicon's correction, which belongs to one language.
+    """
     learner = copy.deepcopy(initialization)
+    free_correction(learner)
     learner.train(initialization.training)
     return learner
 
@@ -25,8 +31,8 @@ def make_learner(initialization: nn.Module) -> nn.Module:
 @torch.no_grad()
 def load_weights(learner: nn.Module, initialization: nn.Module) -> None:
     """Set the fast weights to the initialisation, in place; gradients of the learner are dropped."""
-    fast = trainable_weights(learner)
-    torch._foreach_copy_(list(fast.values()), [trainable_weights(initialization)[name] for name in fast])
+    fast, start = trainable_weights(learner), dict(initialization.named_parameters())
+    torch._foreach_copy_(list(fast.values()), [start[name] for name in fast])
     learner.zero_grad(set_to_none=True)
 
 

@@ -9,12 +9,17 @@ from transformers import PreTrainedModel
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError
+from metanmt.nmt.lexicon import check_same_vectors, folded, load_lexicon, save_lexicon, say_if_unknown
 from metanmt.nmt.model import check_vocabulary, first_tokens, load_model
 from metanmt.runtime import quiet_transformers
 
 
-def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None) -> None:
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None, *, lexicon: bool = False
+) -> None:
     """Write model and tokenizer so that plain `transformers` loads and translates with them.
+
+    A universal lexicon is folded into an ordinary table for the source language of `pair`.
 
     Args:
         folder: an existing or new folder, normally a temporary one that is renamed afterwards.
@@ -22,25 +27,46 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, 
         tokenizer: saved beside it, set to the languages of `pair`.
         pair: which pair a plain `AutoTokenizer` is to translate; its first tokens go into the generation
             configuration.
+        lexicon: keep a universal lexicon of all languages beside the model, for `load_checkpoint` and `restore`.
     """
     quiet_transformers()
     if pair is not None:
         model.generation_config.update(**first_tokens(model, tokenizer.forced_bos_id(pair)))
-    model.save_pretrained(folder)
+    (folded(model, pair.source) if pair is not None else model).save_pretrained(folder)
+    if lexicon:
+        save_lexicon(folder, model)
     tokenizer.save(folder, pair)
 
 
-def load_checkpoint(path: Path) -> tuple[PreTrainedModel, Tokenizer]:
+def load_checkpoint(path: Path, pair: Pair | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """Return model (evaluation mode, CPU) and tokenizer of a checkpoint, or of the best one of a run.
+
+    Args:
+        path: a checkpoint, or a run.
+        pair: which pair it is to translate: a universal lexicon is folded for it. Without one it stays, to be adapted.
 
     Raises:
         CheckpointError: nothing there, damaged, or the tokenizer does not belong to the model.
     """
     folder = checkpoint_folder(path)
-    model = load_model(str(folder))
+    model = load_lexicon(folder, load_model(str(folder)))
     tokenizer = load_tokenizer(folder)
     check_vocabulary(model, tokenizer, str(folder))
+    if pair is not None:
+        say_if_unknown(model, pair.source)
+        model = folded(model, pair.source)
     return model.eval(), tokenizer
+
+
+def restore(model: PreTrainedModel, folder: Path) -> None:
+    """Set the weights of a model in training to those of its checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or was trained with other vectors.
+    """
+    saved = load_lexicon(folder, load_model(str(folder)))
+    check_same_vectors(model, saved, str(folder))
+    model.load_state_dict(saved.state_dict())
 
 
 def checkpoint_folder(path: Path) -> Path:

@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, M2M100Config, M2M100ForCondition
 from metanmt.config import ModelConfig
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.nmt.lexicon import outer_only
 from metanmt.runtime import quiet_transformers
 
 # d_model, feed-forward, layers of encoder and of decoder, heads
@@ -128,7 +129,7 @@ def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
     """Return the parameters that an update strategy moves, by name; tied ones once.
 
     Strategies (Gu et al. 2018): all; embeddings; embeddings+encoder. With one shared embedding matrix "embeddings"
-    moves the output projection too.
+    moves the output projection too. What languages share of a universal lexicon is never moved by an adaptation.
 
     Raises:
         ConfigError: the strategy names no parameter of this model.
@@ -138,10 +139,11 @@ def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
         "embeddings": ("shared", "embed_tokens", "lm_head"),
         "embeddings+encoder": ("shared", "embed_tokens", "lm_head", "encoder."),
     }[update]
+    shared = outer_only(model)
     chosen = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if any(_within(name, part) for part in parts) and parameter.is_floating_point()
+        if name not in shared and any(_within(name, part) for part in parts) and parameter.is_floating_point()
     }
     if not chosen:
         raise ConfigError(f"The update strategy {update!r} names no parameter of this model.", "Use update = all.")

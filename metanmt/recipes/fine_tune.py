@@ -19,7 +19,7 @@ from metanmt.data.leakage import normalized
 from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from metanmt.errors import CorpusError, UsageError
+from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, save_checkpoint
 from metanmt.nmt.model import make_model
 from metanmt.nmt.tuning import fine_tune, hold_out
@@ -134,6 +134,11 @@ def _prepared(
     facts: dict[str, Any] = {}
     own = _own_files(pair, text, facts)
     if init == SCRATCH:
+        if model.lexicon != ModelConfig.lexicon:
+            raise ConfigError(
+                "A universal lexicon is shared by the languages of a meta-training; here there is one.",
+                "Leave model.lexicon out, or give the run of meta-train --lexicon universal by --init.",
+            )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])
         seed_torch(seed)
         network = make_model(model, tokenizer)

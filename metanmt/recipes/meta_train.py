@@ -13,6 +13,7 @@ import torch
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
+from metanmt.data.vectors import data_vectors
 from metanmt.errors import DivergenceError, MetanmtError
 from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.outer import LEARNERS, Learner, StepReport, learning_rate, make_optimizer, outer_step
@@ -20,8 +21,9 @@ from metanmt.meta.run import Run, RunState
 from metanmt.meta.task import Episode, EpisodeSampler, load_tasks
 from metanmt.meta.validation import MetaValidation
 from metanmt.meta.weights import make_learner
+from metanmt.nmt.lexicon import add_lexicon, move_outer
 from metanmt.nmt.loss import Loss
-from metanmt.nmt.model import make_model, move_only, parameter_count
+from metanmt.nmt.model import make_model, parameter_count
 from metanmt.runlog import Progress, say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
 
@@ -65,8 +67,11 @@ class _Training:
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
-        self.initialization = make_model(config.model, self.tokenizer).to(device())
-        move_only(self.initialization, "all")
+        initialization = make_model(config.model, self.tokenizer)
+        if config.model.lexicon == "universal":
+            add_lexicon(initialization, config.model, data_vectors(store.folder, store.digest))
+        self.initialization = initialization.to(device())
+        move_outer(self.initialization)
         self.fast_model = make_learner(self.initialization)
         self.optimizer = make_optimizer(self.initialization, config.outer)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
