@@ -150,6 +150,12 @@ class Config:
                 raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a probability, such as 0.1.")
         if self.model.lexicon_temperature <= 0:
             raise ConfigError("model.lexicon_temperature must be above 0.", "Give a positive number, such as 0.05.")
+        outer = self.outer
+        if self.model.lexicon == "universal" and outer.learner == "reptile" and not outer.joint_share:
+            raise ConfigError(
+                "Reptile learns what its inner loop moves, and that is not the table of a universal lexicon.",
+                "Set outer.joint_share above 0, so that joint training learns it before; or choose another learner.",
+            )
         for positive in (
             ("model", "universal_entries"),
             ("outer", "max_target_tokens"),

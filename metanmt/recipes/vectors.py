@@ -32,6 +32,7 @@ from metanmt.errors import DataError, UsageError, did_you_mean
 from metanmt.runlog import Progress
 from metanmt.runtime import new_folder, refuse_existing, versions, write_json
 
+LEAST_COVERED = 0.2  # of the pieces in a language's text: a file with less belongs to another one
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.2, 500
 
 
@@ -175,9 +176,11 @@ class _Maker:
         own = piece_vectors(
             self._segmented(language, texts[0][0], words), values, dict(zip(ids.tolist(), counts.tolist(), strict=True))
         )
-        if not len(own.ids):
+        covered = float(own.counts.sum() / counts.sum())
+        if covered < LEAST_COVERED:
             raise DataError(
-                f"{self.files[language]} has no word of the text of {language}.", "Give the vectors of that language."
+                f"{self.files[language]} has words for {covered:.0%} of the text of {language}.",
+                "Give the vectors of that language, or raise --words.",
             )
         return own
 
