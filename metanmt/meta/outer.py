@@ -18,7 +18,7 @@ from metanmt.meta.adaptation import Backward, adapt
 from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.task import Episode
 from metanmt.meta.weights import Weights, accumulate, load_weights, trainable_weights
-from metanmt.nmt.lexicon import set_language
+from metanmt.nmt.lexicon import set_pair
 from metanmt.nmt.model import clip_gradient
 from metanmt.runtime import seed_torch
 
@@ -124,7 +124,7 @@ def outer_step(
     optimizer.zero_grad()
     for episode in episodes:
         seed_torch(*episode.seed)  # dropout
-        set_language(fast_model, episode.pair.source)
+        set_pair(fast_model, episode.pair)
         load_weights(fast_model, initialization)  # fast weights start at the initialisation
         support_losses += adapt(fast_model, episode.support, config.inner, loss)
         gradient, query_loss = learner.outer_gradient(initialization, fast_model, episode.query, loss)

@@ -27,6 +27,7 @@ from torch.nn import functional
 from transformers import M2M100ForConditionalGeneration, PreTrainedModel
 
 from metanmt.config import ModelConfig
+from metanmt.data.language import Pair
 from metanmt.data.vectors import AlignedVectors, common_vectors
 from metanmt.errors import CheckpointError, ConfigError, DataError
 from metanmt.runlog import say
@@ -100,17 +101,17 @@ class UniversalEmbedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Return the scaled embeddings (B, S, d) of ids (B, S)."""
         distinct, places = torch.unique(input_ids, return_inverse=True)
-        return functional.embedding(places, self.rows(distinct)) * self.scale
+        return functional.embedding(places, self.rows(distinct, self.language)) * self.scale
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Return the unscaled embeddings (U, d) of ids (U,), in full precision."""
+    def rows(self, ids: Tensor, language: str) -> Tensor:
+        """Return the unscaled embeddings (U, d) of ids (U,) of a language, in full precision."""
         with torch.autocast(ids.device.type, enabled=False):
-            mixed = self.mixture(ids) @ self.universal + self.correction[ids]
+            mixed = self.mixture(ids, language) @ self.universal + self.correction[ids]
             return torch.where(self.special[ids, None], self.plain.weight[ids], mixed)
 
-    def mixture(self, ids: Tensor) -> Tensor:
+    def mixture(self, ids: Tensor, language: str) -> Tensor:
         """Return the weight of every universal embedding (U, M); zeros for an id that no language has a vector of."""
-        table, rows = self.queries.table(self.language, ids.device)
+        table, rows = self.queries.table(language, ids.device)
         places = rows[ids]
         scores = table[places].float() @ self.transform @ self.keys.T / self.temperature
         return scores.softmax(dim=1) * (places < len(table) - 1).unsqueeze(1)
@@ -149,10 +150,10 @@ def lexicon_of(model: nn.Module) -> UniversalEmbedding | None:
     return next((module for module in model.modules() if isinstance(module, UniversalEmbedding)), None)
 
 
-def set_language(model: nn.Module, language: str) -> None:
-    """Let a model read this language from here on; one with a plain table reads all alike."""
+def set_pair(model: nn.Module, pair: Pair) -> None:
+    """Let a model read the source language of a pair from here on."""
     if lexicon := lexicon_of(model):
-        lexicon.language = language
+        lexicon.language = pair.source
 
 
 def move_outer(model: nn.Module) -> None:
@@ -188,11 +189,8 @@ def folded(model: PreTrainedModel, language: str) -> PreTrainedModel:
         return model
     twin = copy.deepcopy(model)
     source = copy.deepcopy(lexicon.plain)
-    set_language(twin, language)
-    found = lexicon_of(twin)
-    assert found is not None
     with torch.no_grad():
-        source.weight.copy_(found.rows(torch.arange(len(source.weight), device=source.weight.device)))
+        source.weight.copy_(lexicon.rows(torch.arange(len(source.weight), device=source.weight.device), language))
     twin.model.encoder.embed_tokens = source
     twin.lm_head.weight = nn.Parameter(twin.lm_head.weight.detach().clone())
     twin.model.decoder.embed_tokens = copy.deepcopy(twin.model.shared)

@@ -17,7 +17,7 @@ from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CorpusError, MetanmtError
-from metanmt.nmt.lexicon import say_if_unknown, set_language
+from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
 from metanmt.nmt.score import quick_scores
@@ -143,7 +143,7 @@ def fine_tune(
     dev = dev.head(config.dev_sentences)
     loss = Loss(config.label_smoothing, precision)
     judge = Loss(0.0, precision)
-    set_language(model, pair.source)
+    set_pair(model, pair)
     say_if_unknown(model, pair.source)
     moving = move_only(model, config.update)
     set_dropout(model, config.dropout)

@@ -28,7 +28,6 @@ from metanmt.nmt.lexicon import (
     check_same_vectors,
     folded,
     lexicon_of,
-    set_language,
 )
 from metanmt.nmt.model import make_model, update_weights
 from metanmt.nmt.translate import translate
@@ -74,7 +73,7 @@ def expected_row(module: UniversalEmbedding, index: int, language: str) -> np.nd
 @pytest.mark.parametrize("language", ["de", "fi", "en", "xx"])
 def test_an_embedding_is_the_formula(tokenizer: SentencePieceTokenizer, language: str) -> None:
     model = universal_model(tokenizer)
-    set_language(model, language)
+    lexicon(model).language = language
     ids = torch.arange(tokenizer.vocabulary_size).view(1, -1)
     found = model.model.encoder.embed_tokens(ids)[0].detach().double().numpy()
     wanted = np.array([expected_row(lexicon(model), index, language) for index in ids[0].tolist()])
@@ -85,7 +84,9 @@ def test_every_distinct_id_is_mixed_once(tokenizer: SentencePieceTokenizer, monk
     model = universal_model(tokenizer)
     asked: list[int] = []
     plain = UniversalEmbedding.mixture
-    monkeypatch.setattr(UniversalEmbedding, "mixture", lambda self, ids: asked.append(len(ids)) or plain(self, ids))
+    monkeypatch.setattr(
+        UniversalEmbedding, "mixture", lambda self, ids, language: asked.append(len(ids)) or plain(self, ids, language)
+    )
     ids = torch.tensor([[300, 301, 300, 2], [301, 301, 302, 2]])
     found = model.model.encoder.embed_tokens(ids)
     assert asked == [4]
@@ -95,7 +96,7 @@ def test_every_distinct_id_is_mixed_once(tokenizer: SentencePieceTokenizer, monk
 @pytest.mark.parametrize("language", ["de", "fi"])
 def test_a_folded_model_computes_the_same(tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, language: str) -> None:
     model = universal_model(tokenizer)
-    set_language(model, language)
+    lexicon(model).language = language
     twin = folded(model, language)
     assert lexicon_of(twin) is None
     source = torch.from_numpy(toy_bitext.source.padded(np.arange(8), tokenizer.pad_id))
@@ -141,7 +142,7 @@ def test_plain_transformers_translates_a_checkpoint_identically(
     )
     answer = json.loads(result.stdout.splitlines()[-1])
     assert not answer["ours"]
-    set_language(trained, "de")
+    lexicon(trained).language = "de"
     for beam in (1, 5):
         ours = [translate(trained, tokenizer, [line], toy.PAIR, beam=beam)[0] for line in SENTENCES]
         assert ours == answer["found"][str(beam)]
@@ -173,7 +174,7 @@ def test_a_run_translates_every_language_and_goes_on_with_the_same_bits(
     assert again.lm_head.weight is again.model.shared.weight is again.model.decoder.embed_tokens.weight
     for language in ("de", "fi"):
         pair = Pair(language, "en")
-        set_language(again, language)
+        lexicon(again).language = language
         engine, _ = open_engine(tmp_path, pair=pair)
         assert engine.name == "transformers"
         assert translate(engine, tokenizer, SENTENCES, pair) == translate(again, tokenizer, SENTENCES, pair)
