@@ -6,29 +6,21 @@ overrides a key. The help texts of the command line are made from the `setting` 
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from metanmt.errors import ConfigError, did_you_mean
+from metanmt.errors import ConfigError
+from metanmt.sections import build, extended, override, setting
 
-Section = TypeVar("Section")
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 LearnerName = Literal[
     "joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"
 ]
 Precision = Literal["auto", "float32", "bfloat16"]
 Metric = Literal["chrf", "bleu", "loss"]
-
-
-def setting(default: Any, meaning: str) -> Any:
-    """Return a dataclass field with its default and the sentence that documents it."""
-    return field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,11 @@ class ModelConfig:
         'what update = "head" moves, as parts of parameter names such as "decoder.layers.5"; default: the last layer '
         "of the decoder, its final norm, and the output projection unless that is the embedding matrix",
     )
+    lexicon: Literal["plain", "universal"] = setting(
+        "plain", "source embeddings: a table, or mixtures of universal ones (Gu et al. 2018b; needs metanmt vectors)"
+    )
+    universal_entries: int = setting(1_000, "universal embeddings at most, of the pivot's commonest pieces")
+    lexicon_temperature: float = setting(0.05, "of their mixture; the smaller, the fewer a piece takes part in")
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,16 @@ class Config:
         for section, key in (("model", "dropout"), ("fine_tune", "dropout")):
             if not 0 <= getattr(getattr(self, section), key) < 1:
                 raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a probability, such as 0.1.")
+        if self.model.lexicon_temperature <= 0:
+            raise ConfigError("model.lexicon_temperature must be above 0.", "Give a positive number, such as 0.05.")
+        outer = self.outer
+        if self.model.lexicon == "universal" and outer.learner == "reptile" and not outer.joint_share:
+            raise ConfigError(
+                "Reptile learns what its inner loop moves, and that is not the table of a universal lexicon.",
+                "Set outer.joint_share above 0, so that joint training learns it before; or choose another learner.",
+            )
         for positive in (
+            ("model", "universal_entries"),
             ("outer", "max_target_tokens"),
             ("outer", "meta_batch_size"),
             ("batch", "max_tokens"),
@@ -241,114 +247,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return build(Config, override(values, overrides), where=str(path))
 
 
-def extended(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a file over those of the one it extends; sections are merged key by key."""
-    return {**base} | {
-        key: base.get(key, {}) | part if isinstance(part, dict) else part for key, part in values.items()
-    }
-
-
 def shipped_config(name: str) -> Path:
     """Return where the shipped configuration of this name lies."""
     return Path(__file__).parent / "configs" / f"{name.removesuffix('.toml')}.toml"
-
-
-def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return nested `values` with each "section.key=value" applied; a value is TOML, or else a bare string."""
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    for text in overrides:
-        name, equals, raw = text.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not (equals and dot and key):
-            raise ConfigError(f"--set {text!r} is not an override.", "Write it as section.key=value.")
-        try:
-            value = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = raw
-        target = merged.setdefault(section, {})
-        if isinstance(target, dict):
-            target[key] = value
-    return merged
-
-
-def build(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
-    """Return the dataclass `section` filled from `values`, every name and type checked.
-
-    Args:
-        section: a dataclass of this module.
-        values: what the file says; keys that it omits keep their default.
-        where: the file (and section) for the message.
-
-    Raises:
-        ConfigError: an unknown key (with the nearest name) or a value of the wrong type.
-    """
-    hints = typing.get_type_hints(section)
-    known = {item.name for item in dataclasses.fields(section)}  # type: ignore[arg-type]
-    filled: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"Unknown key {key!r} in {where}.", did_you_mean(key, known))
-        where_key = f"{where} [{key}]"
-        if typing.get_origin(hints[key]) is dict:
-            kind = typing.get_args(hints[key])[1]
-            if not isinstance(value, Mapping) or not all(isinstance(item, Mapping) for item in value.values()):
-                raise ConfigError(f"{key} in {where} must hold sections.", f"Write each as [{key}.NAME].")
-            filled[key] = {name: build(kind, item, where=f"{where} [{key}.{name}]") for name, item in value.items()}
-        elif dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{key} in {where} must be a section.", f"Write it as [{key}] with keys below it.")
-            filled[key] = build(typing.cast(type[Any], hints[key]), value, where=where_key)
-        else:
-            filled[key] = _checked(value, hints[key], f"{key} in {where}")
-    return section(**filled)
-
-
-def _checked(value: Any, hint: Any, what: str) -> Any:
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ConfigError(f"{what} is {value!r}.", f"It must be one of {', '.join(map(str, choices))}.")
-        return value
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{what} is {value!r}.", "Write it as a list: [a, b].")
-        return tuple(_checked(item, typing.get_args(hint)[0], what) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{what} is {value!r}, not of type {hint.__name__}.", "Give a value of that type.")
-    return value
-
-
-def to_toml(config: Any) -> str:
-    """Return the resolved configuration as TOML text, every key written out."""
-    lines = []
-    for section in dataclasses.fields(config):
-        lines.append(f"[{section.name}]")
-        values = getattr(config, section.name)
-        lines += [f"{item.name} = {_toml(getattr(values, item.name))}" for item in dataclasses.fields(values)]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)
-
-
-def describe(config: type[Any], only: Sequence[str] = ()) -> str:
-    """Return every setting with its default and meaning, a line each, for `--help`."""
-    lines = []
-    for section in dataclasses.fields(config):
-        if only and section.name not in only:
-            continue
-        kind = typing.get_type_hints(config)[section.name]
-        for item in dataclasses.fields(kind):
-            value = "" if isinstance(item.default, types.NoneType) else _toml(item.default)
-            lines.append(f"  {section.name}.{item.name} = {value}\n      {item.metadata['meaning']}")
-    return "\n".join(lines)

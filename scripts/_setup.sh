@@ -40,7 +40,7 @@ install_packages() {
         return
     fi
     say "Installing metanmt and its dependencies into .venv; PyTorch is large, so the first time takes 1 to 10 minutes ..."
-    if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,fast]' >"$log" 2>&1; then
+    if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,fast,lexicon]' >"$log" 2>&1; then
         tail -n 15 "$log" >&2
         say "The installation failed; the whole log is $REPOSITORY/$log."
         say "Check the network and the free disk space (about 3 GB; more with CUDA), then run this again."

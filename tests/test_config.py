@@ -9,19 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from metanmt.config import (
-    Config,
-    ModelConfig,
-    OuterConfig,
-    RunConfig,
-    build,
-    describe,
-    load_config,
-    override,
-    shipped_config,
-    to_toml,
-)
+from metanmt.config import Config, ModelConfig, OuterConfig, RunConfig, load_config, shipped_config
 from metanmt.errors import ConfigError
+from metanmt.sections import build, describe, override, to_toml
 
 SHIPPED = sorted(shipped_config("").parent.glob("*.toml"))
 

@@ -44,6 +44,7 @@ def test_there_are_commands_of_every_kind() -> None:
     kinds = {command.split()[1] for command in commands()}
     assert kinds == {
         "prepare",
+        "vectors",
         "meta-train",
         "fine-tune",
         "translate",

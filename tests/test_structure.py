@@ -25,10 +25,11 @@ LAYERS = (
     {"meta"},
     {"nmt"},
     {"data"},
-    {"config", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
+    {"config", "sections", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
 COMMANDS = (
     "prepare",
+    "vectors",
     "meta-train",
     "fine-tune",
     "translate",
@@ -51,6 +52,7 @@ HEAVY = (
     "ctranslate2",
     "jinja2",
     "peft",
+    "gensim",
 )
 
 

@@ -7,10 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from metanmt.commands.shared import items, natural, pair_argument, print_json, set_argument, show
-from metanmt.config import Config, LearnerName, Update, build, load_config, override
+from metanmt.commands.shared import (
+    items,
+    language_file,
+    natural,
+    pair_argument,
+    positive,
+    print_json,
+    set_argument,
+    show,
+)
+from metanmt.config import Config, LearnerName, Update, load_config
 from metanmt.errors import ConfigError
 from metanmt.runlog import duration, say
+from metanmt.sections import build, override
 
 
 def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
@@ -51,12 +61,68 @@ def _prepare(arguments: argparse.Namespace) -> None:
     )
 
 
+def _vectors_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "data", type=Path, metavar="DATA", help="the prepared data folder; its folder `vectors` is written"
+    )
+    sub.add_argument(
+        "--vec",
+        type=language_file,
+        action="append",
+        default=[],
+        metavar="XX=FILE",
+        help="aligned vectors of a language, .vec or .vec.gz; without, its vectors are learned from the text",
+    )
+    sub.add_argument("--size", type=positive, default=64, metavar="N", help="dimensions of learned ones (default: 64)")
+    sub.add_argument(
+        "--sentences", type=positive, default=50_000, metavar="N", help="of a language to learn from (default: 50000)"
+    )
+    sub.add_argument(
+        "--words", type=positive, default=200_000, metavar="N", help="of a file to read at most (default: 200000)"
+    )
+    sub.add_argument("--seed", type=natural, default=1, help="of learning, and of what is held out (default: 1)")
+    sub.add_argument("--overwrite", action="store_true", help="replace vectors that are there")
+    sub.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _vectors(arguments: argparse.Namespace) -> None:
+    from metanmt.recipes import vectors
+    from metanmt.report import table
+
+    facts = vectors.run(
+        arguments.data,
+        files=dict(arguments.vec),
+        size=arguments.size,
+        sentences=arguments.sentences,
+        words=arguments.words,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+    )
+    if arguments.json:
+        print_json(facts)
+        return
+    columns = ("from", "pieces", "identical", "numerals", "aligned", "dictionary", "held_out")
+    rows = [
+        [
+            language,
+            *(str(item.get(name, "-")) for name in columns),
+            *(f"{100 * item[name]:.1f}" if name in item else "-" for name in ("precision_1", "precision_5")),
+        ]
+        for language, item in facts["languages"].items()
+    ]
+    print(table(["language", *(name.replace("_", " ") for name in columns), "P@1 %", "P@5 %"], rows))
+    print(f"{facts['vectors']}: {facts['size']} dimensions, {duration(facts['elapsed_seconds'])}")
+
+
 def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", type=Path, metavar="CONFIG.toml", help="a configuration file, or a shipped name: tiny")
     sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     sub.add_argument("--learner", choices=get_args(LearnerName), help="short for --set outer.learner=...")
     sub.add_argument("--parent", metavar="PAIR", help="for --learner transfer: the parent pair, or auto")
+    sub.add_argument(
+        "--lexicon", choices=["plain", "universal"], help="source embeddings; short for --set model.lexicon=..."
+    )
     set_argument(sub)
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -64,9 +130,9 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _meta_train(arguments: argparse.Namespace) -> None:
     path = arguments.config
-    learner = [f"outer.learner={arguments.learner}"] if arguments.learner else []
-    parent = [f"outer.parent={arguments.parent}"] if arguments.parent else []
-    config = load_config(path, [*arguments.set, *learner, *parent])
+    short = {"learner": "outer.learner", "parent": "outer.parent", "lexicon": "model.lexicon"}
+    given = [f"{key}={value}" for name, key in short.items() if (value := getattr(arguments, name))]
+    config = load_config(path, [*arguments.set, *given])
     from metanmt.recipes import meta_train
 
     show(meta_train.run(config, arguments.data, arguments.out, resume=arguments.resume), arguments.json)
@@ -147,6 +213,7 @@ def _say_if_stopped(facts: dict[str, Any], out: Path) -> None:
 
 COMMANDS = (
     ("prepare", _prepare_arguments, _prepare),
+    ("vectors", _vectors_arguments, _vectors),
     ("meta-train", _meta_train_arguments, _meta_train),
     ("fine-tune", _fine_tune_arguments, _fine_tune),
 )

@@ -52,6 +52,14 @@ def items(text: str) -> list[str]:
     return [item for item in text.replace(",", " ").split() if item]
 
 
+def language_file(text: str) -> tuple[str, Path]:
+    """Return the language and the file that "fi=wiki.fi.vec" names, for argparse."""
+    language, equals, path = text.partition("=")
+    if not (language and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LANGUAGE=FILE")
+    return language, Path(path)
+
+
 def show(facts: dict[str, Any], as_json: bool) -> None:
     """Print what a command did: for a person, or as JSON."""
     if not speaks():

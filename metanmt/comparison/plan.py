@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metanmt import __version__
-from metanmt.config import Config, LearnerName, Update, build, extended, load_config, setting
+from metanmt.config import Config, LearnerName, Update, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -22,6 +22,7 @@ from metanmt.nmt.adapter import add_adapter, targets
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
 from metanmt.nmt.model import update_weights
 from metanmt.runtime import digest
+from metanmt.sections import build, extended, setting
 
 SCRATCH = "none"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from metanmt.config import build
 from metanmt.data.cleaning import CleaningRules
 from metanmt.data.language import Pair
 from metanmt.data.sources import Source, with_compression
 from metanmt.errors import ConfigError, did_you_mean
+from metanmt.sections import build
 
 Role = Literal["meta-train", "meta-dev", "meta-test"]
 # What a pair of each role must have: text to learn from, to choose a checkpoint by, to report on.

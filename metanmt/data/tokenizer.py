@@ -48,6 +48,12 @@ class Tokenizer(Protocol):
     def digest(self) -> str:
         """Return a digest that is equal exactly when two tokenizers give the same ids."""
 
+    def pieces(self) -> list[str]:
+        """Return every piece by id."""
+
+    def special_ids(self) -> list[int]:
+        """Return the ids that are no piece of text: marks, tags, language codes, bytes."""
+
     def save(self, folder: Path, pair: Pair | None = None) -> None:
         """Write the tokenizer so that `AutoTokenizer` loads it, set to the languages of `pair`."""
 
@@ -95,6 +101,15 @@ class SentencePieceTokenizer:
         """Return None: the tag stands on the source side."""
         return None
 
+    def pieces(self) -> list[str]:
+        """Return every piece, by id."""
+        return [self._processor.id_to_piece(index) for index in range(self.vocabulary_size)]
+
+    def special_ids(self) -> list[int]:
+        """Return the ids of marks, tags and bytes."""
+        asked = (self._processor.is_control, self._processor.is_unknown, self._processor.is_byte)
+        return [index for index in range(self.vocabulary_size) if any(is_kind(index) for is_kind in asked)]
+
     def digest(self) -> str:
         """Return the SHA-256 of the SentencePiece model."""
         return hashlib.sha256(self._model).hexdigest()
@@ -119,9 +134,8 @@ class SentencePieceTokenizer:
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
-            known = ", ".join(self.targets)
             raise UsageError(
-                f"The model cannot translate into {pair.target!r}; it knows {known}.",
+                f"The model cannot translate into {pair.target!r}; it knows {', '.join(self.targets)}.",
                 "Choose a pair into a language that it knows, or prepare a corpus that has this one as a target.",
             )
         return self.targets[pair.target]
@@ -177,6 +191,14 @@ class PretrainedTokenizer:
         token = getattr(self._tokenizer, "lang_code_to_token", {}).get(code, code)
         return int(ids.get(code, self._tokenizer.convert_tokens_to_ids(token)))
 
+    def pieces(self) -> list[str]:
+        """Return every piece, by id."""
+        return list(self._tokenizer.convert_ids_to_tokens(range(self.vocabulary_size)))
+
+    def special_ids(self) -> list[int]:
+        """Return the ids of marks and language codes."""
+        return sorted({*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()})
+
     def digest(self) -> str:
         """Return the SHA-256 over the vocabulary with its ids."""
         vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items()), ensure_ascii=False)
@@ -195,8 +217,7 @@ class PretrainedTokenizer:
         source, target = (self.codes.get(language, language) for language in (pair.source, pair.target))
         token_of = getattr(self._tokenizer, "lang_code_to_token", {})
         for code in (source, target):
-            token = token_of.get(code, code)
-            if self._tokenizer.convert_tokens_to_ids(token) in (None, self._tokenizer.unk_token_id):
+            if self._tokenizer.convert_tokens_to_ids(token_of.get(code, code)) in (None, self._tokenizer.unk_token_id):
                 known = token_of or self._tokenizer.get_added_vocab()
                 raise UsageError(
                     f"The pretrained tokenizer has no language code {code!r}.",

@@ -75,7 +75,7 @@ class CoordinatewiseLearner(Learner):
                 weight.grad = gradient.view_as(weight)
         theta = trainable_weights(initialization)
         for name, weight in trainable_weights(self.fast_model).items():
-            if weight.grad is not None:
+            if weight.grad is not None and name in theta:
                 old = theta[name].grad
                 theta[name].grad = weight.grad if old is None else old.add_(weight.grad)
         self.release()

@@ -16,6 +16,7 @@ from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.task import Episode
 from metanmt.meta.weights import trainable_weights
+from metanmt.nmt.lexicon import set_pair
 from metanmt.nmt.model import clip_gradient
 from metanmt.runtime import seed_torch
 
@@ -51,6 +52,7 @@ def outer_step(
     optimizer.zero_grad()
     for episode in episodes:
         seed_torch(*episode.seed)  # dropout
+        set_pair(initialization, episode.pair)
         learner.load(initialization)  # fast weights start at the initialisation
         support_losses += learner.adapt(episode.support, loss)  # the inner loop
         query_losses += learner.accumulate(initialization, episode.query, loss, scale=1 / outer.meta_batch_size)

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from metanmt.config import Config, load_config, to_toml
+from metanmt.config import Config, load_config
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
@@ -50,6 +50,7 @@ from metanmt.runtime import (
     write_json,
     write_text,
 )
+from metanmt.sections import to_toml
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 OWN = "learner."  # before the names of what the learner learns beside the initialisation
@@ -151,7 +152,7 @@ class Run:
             os.fsync(self._metrics.fileno())
             self._board.sync()
         with new_folder(self._path(state.step), overwrite=True) as folder:
-            save_checkpoint(folder, model, tokenizer, pair)
+            save_checkpoint(folder, model, tokenizer, pair, lexicon=True)
             save_file(_trainer_tensors(model, own, optimizer), str(folder / "trainer.safetensors"))
             write_json(folder / "trainer.json", asdict(state))
             write_digests(folder)
@@ -163,7 +164,7 @@ class Run:
             if step not in keep:
                 remove_folder(self._path(step))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, own: nn.Module = NOTHING) -> RunState:
+    def load(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, own: nn.Module = NOTHING) -> RunState:
         """Set everything that is learned to the newest whole checkpoint and return where the run stood.
 
         A damaged checkpoint is named, and the one before it is used. What the run wrote after that one is removed. A
@@ -227,7 +228,7 @@ class Run:
         names = (path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _read(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, own: nn.Module) -> RunState:
+    def _read(self, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, own: nn.Module) -> RunState:
         folder = self._path(step)
         try:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))

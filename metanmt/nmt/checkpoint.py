@@ -23,6 +23,14 @@ from metanmt.nmt.adapter import (
     restore_adapter,
     save_adapter,
 )
+from metanmt.nmt.lexicon import (
+    check_same_vectors,
+    folded,
+    lexicon_of,
+    load_lexicon,
+    save_lexicon,
+    say_if_unknown,
+)
 from metanmt.nmt.model import (
     check_vocabulary,
     first_tokens,
@@ -35,8 +43,12 @@ from metanmt.nmt.model import (
 from metanmt.runtime import quiet_transformers
 
 
-def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None) -> None:
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pair: Pair | None = None, *, lexicon: bool = False
+) -> None:
     """Write model and tokenizer so that plain `transformers` loads and translates with them; an adapter alone.
+
+    A universal lexicon is folded into an ordinary table for the source language of `pair`.
 
     Args:
         folder: an existing or new folder, normally a temporary one that is renamed afterwards.
@@ -44,6 +56,7 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, 
         tokenizer: saved beside it, set to the languages of `pair`.
         pair: which pair a plain `AutoTokenizer` is to translate; its first tokens go into the generation
             configuration.
+        lexicon: keep a universal lexicon of all languages beside the model, for `load_checkpoint` and `restore`.
     """
     quiet_transformers()
     if has_adapter(model):
@@ -51,14 +64,20 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, 
         return
     if pair is not None:
         model.generation_config.update(**first_tokens(model, tokenizer.forced_bos_id(pair)))
-    model.save_pretrained(folder)
+    (folded(model, pair.source) if pair is not None else model).save_pretrained(folder)
+    if lexicon:
+        save_lexicon(folder, model)
     tokenizer.save(folder, pair)
 
 
-def load_checkpoint(path: Path) -> tuple[PreTrainedModel, Tokenizer]:
+def load_checkpoint(path: Path, pair: Pair | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """Return model (evaluation mode, CPU) and tokenizer of a checkpoint, or of the best one of a run.
 
     An adapter comes merged into its base, as an ordinary model.
+
+    Args:
+        path: a checkpoint, or a run.
+        pair: which pair it is to translate: a universal lexicon is folded for it. Without one it stays, to be adapted.
 
     Raises:
         CheckpointError: nothing there, damaged, or the tokenizer does not belong to the model.
@@ -66,6 +85,9 @@ def load_checkpoint(path: Path) -> tuple[PreTrainedModel, Tokenizer]:
     folder = checkpoint_folder(path)
     model, tokenizer = load_network(folder), checkpoint_tokenizer(folder)
     check_vocabulary(model, tokenizer, str(folder))
+    if pair is not None:
+        say_if_unknown(model, pair.source)
+        model = folded(model, pair.source)
     return model.eval(), tokenizer
 
 
@@ -85,6 +107,11 @@ def load_with_adapter(path: Path, config: AdapterConfig) -> tuple[PreTrainedMode
         model, tokenizer = load_adapter(folder)
         return model.eval(), tokenizer
     model, tokenizer = load_checkpoint(folder)
+    if lexicon_of(model):
+        raise CheckpointError(
+            f"{path} has a universal lexicon, whose weights differ from language to language: no base of adapters.",
+            "Fine-tune it with another --update first; that model can be a base.",
+        )
     add_adapter(model, config, Base.of(folder, tokenizer))
     return model, tokenizer
 
@@ -92,18 +119,24 @@ def load_with_adapter(path: Path, config: AdapterConfig) -> tuple[PreTrainedMode
 def load_network(folder: Path) -> PreTrainedModel:
     """Return the model in a checkpoint's folder; an adapter merged into its base."""
     if not is_adapter(folder):
-        return load_model(str(folder))
+        return load_lexicon(folder, load_model(str(folder)))
     model, _ = load_adapter(folder)
     remove_adapter(model, merge=True)
     return model
 
 
 def load_state(model: PreTrainedModel, folder: Path) -> None:
-    """Set the weights of a model to those that `save_checkpoint` wrote of it: the whole, or its adapter."""
+    """Set the weights of a model to those that `save_checkpoint` wrote of it: the whole, or its adapter.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or was trained with other vectors.
+    """
     if has_adapter(model):
         restore_adapter(model, folder)
-    else:
-        model.load_state_dict(load_model(str(folder)).state_dict())
+        return
+    saved = load_network(folder)
+    check_same_vectors(model, saved, str(folder))
+    model.load_state_dict(saved.state_dict())
 
 
 def checkpoint_tokenizer(folder: Path) -> Tokenizer:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.nmt.checkpoint import base_folder, load_network
+from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.runlog import say
 from metanmt.runtime import new_folder, write_json
 
@@ -38,6 +39,8 @@ def obstacle(folder: Path) -> str | None:
         generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
         return "its configuration is damaged"
+    if (folder / LEXICON_FILE).is_file():
+        return "it is a run with a universal lexicon, not yet fine-tuned to one language"
     if config.get("model_type") != "m2m_100":
         return f"it is a model of type {config.get('model_type')}, not m2m_100"
     if unusual := sorted(name for name in generation.keys() - HARMLESS if generation[name] not in (None, False)):

@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import UsageError
 from metanmt.nmt.checkpoint import base_folder, checkpoint_folder, checkpoint_tokenizer, load_checkpoint
@@ -116,13 +117,16 @@ class CTranslate2Engine:
         return [[int(token) for token in result.hypotheses[0]] for result in found]
 
 
-def open_engine(path: Path, engine: str = "auto", quantization: str = "float32") -> tuple[Engine, Tokenizer]:
+def open_engine(
+    path: Path, engine: str = "auto", quantization: str = "float32", pair: Pair | None = None
+) -> tuple[Engine, Tokenizer]:
     """Return the engine and the tokenizer of a checkpoint, or of the best one of a run.
 
     Args:
         path: a checkpoint, or a run.
         engine: transformers; ctranslate2; or auto, the fastest that is installed and gives the same result.
         quantization: float32; or int8, for ctranslate2 only, of which the result differs.
+        pair: which pair is translated; a run with a universal lexicon needs it.
 
     Raises:
         UsageError: the engine is not installed, or cannot do what is asked.
@@ -140,7 +144,7 @@ def open_engine(path: Path, engine: str = "auto", quantization: str = "float32")
         if reason:
             raise UsageError(f"ctranslate2 cannot translate {folder}: {reason}.", "Use --engine transformers.")
     elif engine == "transformers" or not installed or reason or device().type != "cpu":
-        model, tokenizer = load_checkpoint(path)
+        model, tokenizer = load_checkpoint(path, pair)
         return TransformersEngine(model.to(device())), tokenizer
     tokenizer = checkpoint_tokenizer(folder)
     with converted(folder, quantization) as conversion:

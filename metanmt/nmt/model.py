@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 from metanmt.config import ModelConfig
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.nmt.lexicon import outer_only
 from metanmt.runtime import quiet_transformers
 
 # d_model, feed-forward, layers of encoder and of decoder, heads
@@ -182,12 +183,14 @@ def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
     says, or the last layer of the decoder, its final norm and the output projection; adapters; none. With one shared
     embedding matrix "embeddings" moves the output projection too, while "decoder" and "head" leave the matrix as it
     is: they would move what the encoder reads. Of a model with adapters only these ever move, the base under them
-    never: "all" are all of them, "decoder" those of the decoder.
+    never: "all" are all of them, "decoder" those of the decoder. What languages share of
+    a universal lexicon is never moved by an adaptation.
 
     Raises:
         ConfigError: the strategy names no parameter of this model.
     """
-    parameters = dict(model.named_parameters())
+    shared = outer_only(model)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in shared}
     adapters = {name for name in parameters if ADAPTER_PART in name}
     if update == "none":
         return {}

@@ -17,6 +17,7 @@ from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CorpusError, MetanmtError
+from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
 from metanmt.nmt.score import quick_scores
@@ -142,6 +143,8 @@ def fine_tune(
     dev = dev.head(config.dev_sentences)
     loss = Loss(config.label_smoothing, precision)
     judge = Loss(0.0, precision)
+    set_pair(model, pair)
+    say_if_unknown(model, pair.source)
     best = evaluate_dev(model, tokenizer, pair, dev, 0, judge, config.metric)
     report = TuningReport(best, [best], sentences=len(train))
     if config.update == "none":

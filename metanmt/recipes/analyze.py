@@ -37,7 +37,7 @@ def run(
     bitext = store.bitext(pair, split).head(sentences)
     models = []
     for path in (before, after):
-        model, tokenizer = load_checkpoint(path)
+        model, tokenizer = load_checkpoint(path, pair)
         check_tokenizer(tokenizer, store.digest, str(path), data)
         models.append(model.to(device()))
     shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in models]

@@ -50,7 +50,7 @@ def run(
     started = time.monotonic()
     language = Pair.parse(pair)
     name, sources, references = _texts(language, data, split, source, reference)
-    opened, tokenizer = open_engine(model, engine, quantization)
+    opened, tokenizer = open_engine(model, engine, quantization, language)
     hypotheses = translate(
         opened,
         tokenizer,

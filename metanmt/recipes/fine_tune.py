@@ -19,7 +19,7 @@ from metanmt.data.leakage import normalized
 from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from metanmt.errors import CorpusError, UsageError
+from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, load_with_adapter, save_checkpoint
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.tuning import fine_tune, hold_out
@@ -174,6 +174,11 @@ def _prepared(
     facts: dict[str, Any] = {}
     own = _own_files(pair, text, facts)
     if start.init == SCRATCH:
+        if start.model.lexicon != ModelConfig.lexicon:
+            raise ConfigError(
+                "A universal lexicon is shared by the languages of a meta-training; here there is one.",
+                "Leave start.model.lexicon out, or give the run of meta-train --lexicon universal by --init.",
+            )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])
         network = start.made(tokenizer)
     else:

@@ -11,6 +11,7 @@ import torch
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
+from metanmt.data.vectors import data_vectors
 from metanmt.errors import DivergenceError, MetanmtError
 from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.learner import Learner
@@ -22,6 +23,7 @@ from metanmt.meta.state import Clock, RunState, step_metrics
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import make_with_adapter
+from metanmt.nmt.lexicon import add_lexicon, hold_correction
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import move_only, parameter_count
 from metanmt.runlog import Progress, say
@@ -67,9 +69,13 @@ class _Training:
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
-        self.initialization = make_with_adapter(config.model, config.adapter, self.tokenizer).to(device())
+        self.initialization = make_with_adapter(config.model, config.adapter, self.tokenizer)
+        if config.model.lexicon == "universal":
+            add_lexicon(self.initialization, config.model, data_vectors(store.folder, store.digest))
+        self.initialization.to(device())
         check_updates(self.initialization, config)
         move_only(self.initialization, config.model.update)
+        hold_correction(self.initialization)
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )

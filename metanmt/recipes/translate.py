@@ -46,7 +46,7 @@ def run(
         UsageError: a line is not UTF-8.
     """
     pair = Pair.parse(pair_name)
-    opened, tokenizer = open_engine(model, engine, quantization)
+    opened, tokenizer = open_engine(model, engine, quantization, pair)
     decoded = _decoded(lines)
     with Progress(f"translate {pair}", None, "lines") as progress:
         while chunk := list(islice(decoded, CHUNK)):

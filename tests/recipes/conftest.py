@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanmt.config import Config, build, override
+from metanmt.config import Config
 from metanmt.recipes import meta_train, prepare
+from metanmt.sections import build, override
 
 MANIFEST = """
 name = "toy"

@@ -41,9 +41,14 @@ class MAML(Learner):
         self.support_passes = 3 if self.exact else 1
 
     def load(self, initialization: nn.Module) -> None:
-        """Let the fast weights be the initialisation itself, the root of the graph."""
-        self.phi: dict[str, Tensor] = dict(trainable_weights(initialization))
-        self.fast = [name for name in update_weights(initialization, self.update) if name in self.phi]
+        """Let the fast weights be the initialisation itself, the root of the graph.
+
+        What is frozen in it and moves in adaptation alone, the correction of a lexicon, starts from a copy.
+        """
+        moving = update_weights(initialization, self.update)
+        held = {name: w.detach().clone().requires_grad_() for name, w in moving.items() if not w.requires_grad}
+        self.phi: dict[str, Tensor] = {**trainable_weights(initialization), **held}
+        self.fast = list(moving)
 
     def adapt(self, support: Sequence[Batch], loss: Loss) -> list[Tensor]:
         """Make the inner loop, phi <- phi - rate x gradient, with its graph."""

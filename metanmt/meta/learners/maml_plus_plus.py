@@ -12,7 +12,7 @@ from metanmt.config import Config
 from metanmt.data.batch import Batch
 from metanmt.meta.adaptation import Loss
 from metanmt.meta.learners.maml import MAML
-from metanmt.meta.weights import trainable_weights
+from metanmt.nmt.model import update_weights
 
 LAYER = re.compile(r"^(.*?\.(?:layers?|block|h)\.\d+)\.")
 
@@ -31,7 +31,7 @@ class MAMLPlusPlus(MAML):
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         self.weights = [0.0] * config.inner.steps
         super().__init__(initialization, config)
-        layers = sorted({layer_of(name) for name in trainable_weights(initialization)})
+        layers = sorted({layer_of(name) for name in update_weights(initialization, self.update)})
         where = next(initialization.parameters())
         rates = torch.full((config.inner.steps,), config.inner.learning_rate, device=where.device, dtype=where.dtype)
         self.rates = {layer: nn.Parameter(rates.clone()) for layer in layers}

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from metanmt.config import Config
 from metanmt.meta.learners.maml import MAML
-from metanmt.meta.weights import trainable_weights
 from metanmt.nmt.model import update_weights
 
 
@@ -22,9 +21,10 @@ class MetaSGD(MAML):
 
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         super().__init__(initialization, config)
-        learned = trainable_weights(initialization)
-        fast = [name for name in update_weights(initialization, self.update) if name in learned]
-        self.rates = {name: nn.Parameter(torch.full_like(learned[name], config.inner.learning_rate)) for name in fast}
+        fast = update_weights(initialization, self.update)
+        self.rates = {
+            name: nn.Parameter(torch.full_like(weight, config.inner.learning_rate)) for name, weight in fast.items()
+        }
         self.own = nn.ParameterDict({name.replace(".", "/"): rate for name, rate in self.rates.items()})
 
     def rate(self, name: str, step: int) -> Tensor:

@@ -1,0 +1,131 @@
+"""Typed sections of a TOML file: dataclasses whose fields carry their default and their meaning, checked when filled.
+
+What there is to set stands in `config.py` and `comparison/plan.py`; here is how it is read, overridden and printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any, Literal, TypeVar
+
+from metanmt.errors import ConfigError, did_you_mean
+
+Section = TypeVar("Section")
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """Return a dataclass field with its default and the sentence that documents it."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+def extended(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a file over those of the one it extends; sections are merged key by key."""
+    return {**base} | {
+        key: base.get(key, {}) | part if isinstance(part, dict) else part for key, part in values.items()
+    }
+
+
+def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return nested `values` with each "section.key=value" applied; a value is TOML, or else a bare string."""
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for text in overrides:
+        name, equals, raw = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(f"--set {text!r} is not an override.", "Write it as section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        target = merged.setdefault(section, {})
+        if isinstance(target, dict):
+            target[key] = value
+    return merged
+
+
+def build(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
+    """Return the dataclass `section` filled from `values`, every name and type checked.
+
+    Args:
+        section: a dataclass of this module.
+        values: what the file says; keys that it omits keep their default.
+        where: the file (and section) for the message.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest name) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(section)
+    known = {item.name for item in dataclasses.fields(section)}  # type: ignore[arg-type]
+    filled: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r} in {where}.", did_you_mean(key, known))
+        where_key = f"{where} [{key}]"
+        if typing.get_origin(hints[key]) is dict:
+            kind = typing.get_args(hints[key])[1]
+            if not isinstance(value, Mapping) or not all(isinstance(item, Mapping) for item in value.values()):
+                raise ConfigError(f"{key} in {where} must hold sections.", f"Write each as [{key}.NAME].")
+            filled[key] = {name: build(kind, item, where=f"{where} [{key}.{name}]") for name, item in value.items()}
+        elif dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} in {where} must be a section.", f"Write it as [{key}] with keys below it.")
+            filled[key] = build(typing.cast(type[Any], hints[key]), value, where=where_key)
+        else:
+            filled[key] = _checked(value, hints[key], f"{key} in {where}")
+    return section(**filled)
+
+
+def _checked(value: Any, hint: Any, what: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{what} is {value!r}.", f"It must be one of {', '.join(map(str, choices))}.")
+        return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{what} is {value!r}.", "Write it as a list: [a, b].")
+        return tuple(_checked(item, typing.get_args(hint)[0], what) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{what} is {value!r}, not of type {hint.__name__}.", "Give a value of that type.")
+    return value
+
+
+def to_toml(config: Any) -> str:
+    """Return the resolved configuration as TOML text, every key written out."""
+    lines = []
+    for section in dataclasses.fields(config):
+        lines.append(f"[{section.name}]")
+        values = getattr(config, section.name)
+        lines += [f"{item.name} = {_toml(getattr(values, item.name))}" for item in dataclasses.fields(values)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)
+
+
+def describe(config: type[Any], only: Sequence[str] = ()) -> str:
+    """Return every setting with its default and meaning, a line each, for `--help`."""
+    lines = []
+    for section in dataclasses.fields(config):
+        if only and section.name not in only:
+            continue
+        kind = typing.get_type_hints(config)[section.name]
+        for item in dataclasses.fields(kind):
+            value = "" if isinstance(item.default, types.NoneType) else _toml(item.default)
+            lines.append(f"  {section.name}.{item.name} = {value}\n      {item.metadata['meaning']}")
+    return "\n".join(lines)

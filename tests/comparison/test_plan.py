@@ -1,0 +1,71 @@
+"""What a comparison refuses before anything is trained, and what the result of a cell depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metanmt.comparison import compare
+from metanmt.comparison.plan import load_compare, make_plan
+from metanmt.data.store import TokenStore
+from metanmt.errors import MetanmtError
+
+MISTAKES = [
+    ("[arms.joint]", "[arms.jiont]", "No arm is called 'joint'", "jiont"),
+    ('learner = "fomaml"', 'learner = "fomal"', "'fomal'", "fomaml"),
+    ("budgets = [0, 100]", "budgets = [0, 100000]", "larger than fi-en's", "smaller"),
+    ("budgets = [0, 100]", "budgets = [2]", "too small for fi-en", "zero-shot"),
+    ("draws = [1, 2]", "draws = [1, 1]", "The draws are", "once"),
+    ("beam = 1", 'pairs = ["fii-en"]', "no pair fii-en", "fi-en"),
+    ("beam = 1", 'pairs = ["de-en"]', "no set 'test'", "train"),
+    ("beam = 1", "beams = 1", "Unknown key 'beams'", "beam"),
+    ('learner = "fomaml"', 'checkpoint = "nowhere"', "not a checkpoint", "folder"),
+    ('learner = "fomaml"', 'learner = "fomaml"\ncheckpoint = "x"', "not given once", "either"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["outer.max_target_tokens=9"]', "differ in their cost", "top"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["fine_tune.metric=bleu"]', "selection in fine-tuning", "top"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["validation.updates=9"]', "selection of the check", "top"),
+    ("budgets = [0, 100]", "budgets = 100", "100", "list"),
+    ("beam = 1", 'updates = ["all", "adapters"]', "Arm none is trained from scratch", "Leave out"),
+    ("beam = 1", 'updates = ["adaptors"]', "'adaptors'", "adapters"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["inner.update=adapters"]', "'adapters' names no", "all"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = [\'model.head=["x"]\']', "model.head names 'x'", "Parts"),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = ["model.update=adapters"]', "no base", "model.checkpoint"),
+    ("beam = 1", "confidence = 95.0", "confidence is 95.0", "0.95"),
+    ("[arms.fomaml]", '[arms."a/../../evil"]', "cannot name an arm", "letters"),
+    ("validation.budget=100", "validation.budget=100000", "validation.budget is 100,000 words", "or less"),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause", "remedy"), MISTAKES, ids=[item[1].split("\n")[-1] for item in MISTAKES]
+)
+def test_mistakes_are_refused_before_anything_is_trained(
+    file: Path, tmp_path: Path, old: str, new: str, cause: str, remedy: str
+) -> None:
+    path = tmp_path / "wrong.toml"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(MetanmtError) as error:
+        compare.run(path, tmp_path / "out")
+    assert cause in error.value.cause
+    assert remedy in error.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Path) -> None:
+    """So that a setting which a later version adds leaves old results valid; one that is changed does not."""
+    store, digests = TokenStore.open(data), []
+    for more in ("", '\nset = ["inner.hidden=20"]', '\nset = ["inner.hidden=21"]'):
+        other = file.with_name("defaults.toml")
+        other.write_text(file.read_text().replace('learner = "fomaml"', f'learner = "fomaml"{more}'), encoding="utf-8")
+        plan = make_plan(load_compare(other), store)
+        digests.append([plan.digest(cell, store) for cell in plan.cells if cell.arm == "fomaml"])
+    assert digests[0] == digests[1]
+    assert not set(digests[0]) & set(digests[2])
+
+
+def test_shipped_comparisons_parse() -> None:
+    for path in Path(compare.__file__).parent.glob("*.toml"):
+        assert load_compare(Path(path.stem)).arms

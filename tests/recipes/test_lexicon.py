@@ -1,0 +1,179 @@
+"""From prepared text to a fine-tuned model with a universal lexicon, on a toy corpus."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from metanmt.cli import main
+from metanmt.config import FineTuneConfig, ModelConfig
+from metanmt.data.store import TokenStore
+from metanmt.data.vectors import data_vectors
+from metanmt.errors import CheckpointError, ConfigError, DataError, UsageError
+from metanmt.meta.distributed import ALONE
+from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.lexicon import lexicon_of
+from metanmt.recipes import evaluate, fine_tune, meta_train, vectors
+from metanmt.recipes.meta_train import _Training
+from scripts.kill_test import differences, fingerprint
+from tests.recipes.conftest import small_config
+
+LEXICON = ("model.lexicon=universal", "model.universal_entries=100")
+SHORT = (*LEXICON, "outer.max_target_tokens=2500", "validation.times=1")
+
+
+@pytest.fixture(scope="module")
+def with_vectors(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(data, tmp_path_factory.mktemp("vectors") / "data"))
+    vectors.run(folder, size=16, sentences=300)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(with_vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "universal"
+    meta_train.run(small_config(*SHORT, "outer.joint_share=0.5"), with_vectors, out)
+    return out
+
+
+def test_the_report_says_what_the_vectors_are_worth(with_vectors: Path) -> None:
+    report = json.loads((with_vectors / "vectors" / "report.json").read_text(encoding="utf-8"))
+    assert report["pivot"] == "en"
+    assert list(report["languages"]) == ["en", "de", "sv", "es", "lv", "fi"]
+    german, finnish = report["languages"]["de"], report["languages"]["fi"]
+    assert german["aligned"] > 0
+    assert german["held_out"] > 0
+    assert german["dictionary"] >= max(german["aligned"], german["identical"])
+    assert 0 <= german["precision_1"] <= german["precision_5"] <= 1
+    assert finnish["aligned"] == 0, "the parallel text of an unseen pair is its budget, and no dictionary"
+    assert finnish["identical"] > 0
+    store = TokenStore.open(with_vectors)
+    found = data_vectors(with_vectors, store.digest)
+    assert (found.size, found.vocabulary_size) == (16, store.facts["vocabulary_size"])
+    with pytest.raises(UsageError, match="exists"):
+        vectors.run(with_vectors)
+
+
+def test_files_are_read_as_they_stand_and_others_are_aligned_with_them(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    words = sorted(
+        {word for line in (folder / "text/de-en/train.en").read_text().splitlines() for word in line.split()}
+    )
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(len(words), 8, generator=generator).tolist()
+    lines = [f"{word} {' '.join(map(str, value))}" for word, value in zip(words, values, strict=True)]
+    path = tmp_path / "en.vec"
+    path.write_text(f"{len(words)} 8\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    report = vectors.run(folder, files={"en": path}, size=99, sentences=300)
+    assert report["size"] == 8, "that of the file"
+    assert {language: item["from"] for language, item in report["languages"].items()} == {
+        "en": "file", "de": "text", "sv": "text", "es": "text", "lv": "text", "fi": "text",
+    }  # fmt: skip
+    short = tmp_path / "de.vec"
+    short.write_text("2 3\nund 1 0 0\nTage 0 1 0\n", encoding="utf-8")
+    with pytest.raises(DataError, match="3 and 8 dimensions"):
+        vectors.run(folder, files={"en": path, "de": short}, overwrite=True)
+    with pytest.raises(UsageError, match="no language 'dee'"):
+        vectors.run(folder, files={"dee": short}, overwrite=True)
+    alien = tmp_path / "fi.vec"
+    alien.write_text("1 8\n漢 1 0 0 0 0 0 0 0\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"words for \d+% of the text of fi"):
+        vectors.run(folder, files={"fi": alien}, overwrite=True, sentences=50)
+
+
+@pytest.mark.parametrize("learner", ["joint", "fomaml", "reptile"])
+def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vectors: Path, learner: str) -> None:
+    config = small_config(*LEXICON, f"outer.learner={learner}", "inner.learning_rate=0.5")
+    training = _Training(config, TokenStore.open(with_vectors), ALONE)
+    start = lexicon_of(training.initialization)
+    fast = start if learner == "joint" else lexicon_of(training.learner.fast_model)
+    assert start is not None
+    assert fast is not None
+    before = {name: weight.detach().clone() for name, weight in start.named_parameters()}
+    starts: list[bool] = []
+    fast.register_forward_pre_hook(lambda module, _: starts.append(not module.correction.any()))
+    chosen = training.learner
+    for step in range(2):
+        episodes = training.sampler.meta_batch(step, chosen.inner_steps, query=chosen.query)
+        for episode in episodes:
+            starts.clear()
+            training.outer_step(chosen, [episode])
+            assert starts[0], "an episode starts without a correction"
+            assert fast.correction.any() == (learner != "joint"), "the inner loop moves it"
+            assert fast.language == episode.pair.source
+            assert not start.correction.any(), "and the outer loop does not"
+    moved = {name for name, weight in start.named_parameters() if not torch.allclose(before[name], weight, rtol=1e-3)}
+    shared = set() if learner == "reptile" else {"universal", "transform"}
+    assert moved == {"plain.weight", *shared}, "Reptile's direction is where the inner loop went"
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(
+    with_vectors: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(*SHORT, "outer.joint_share=0.5")
+    plain, steps = meta_train._Training.step, 0
+
+    def interrupted(self: _Training, *arguments: object) -> bool:
+        nonlocal steps
+        steps += 1
+        return plain(self, *arguments) or steps == 4  # type: ignore[arg-type]
+
+    monkeypatch.setattr(meta_train._Training, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="step 4"):
+        meta_train.run(config, with_vectors, tmp_path / "run")
+    monkeypatch.undo()
+    meta_train.run(config, with_vectors, tmp_path / "run", resume=True)
+    assert differences(fingerprint(run_folder), fingerprint(tmp_path / "run")) == []
+
+
+def test_a_run_with_other_vectors_does_not_go_on(with_vectors: Path, run_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(with_vectors, tmp_path / "data"))
+    run = Path(shutil.copytree(run_folder, tmp_path / "run", symlinks=True))
+    vectors.run(folder, size=16, sentences=100, overwrite=True)
+    with pytest.raises(CheckpointError, match="vectors are not those"):
+        meta_train.run(small_config(*SHORT, "outer.joint_share=0.5"), folder, run, resume=True)
+
+
+def test_fine_tuning_starts_from_it_and_leaves_an_ordinary_checkpoint(
+    with_vectors: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    settings = FineTuneConfig(min_updates=4, max_updates=4, max_tokens=200, metric="loss")
+    text = fine_tune.Text(data=with_vectors, budget_words=200)
+    facts = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, settings)
+    assert facts["best"]["loss"] < facts["history"][0]["loss"]
+    model, _ = load_checkpoint(tmp_path / "tuned")
+    assert lexicon_of(model) is None
+    for folder in (run_folder, tmp_path / "tuned"):
+        scores = evaluate.run(model=folder, pair="fi-en", data=with_vectors, beam=1, bootstrap=0)
+        assert scores["sentences"] == 30
+
+
+def test_wrong_combinations_are_refused(data: Path, with_vectors: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no vectors"):
+        meta_train.run(small_config(*SHORT), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    text = fine_tune.Text(data=with_vectors, budget_words=200)
+    with pytest.raises(ConfigError, match="universal lexicon"):
+        fine_tune.run("none", "fi-en", tmp_path / "t", text, FineTuneConfig(), model=ModelConfig(lexicon="universal"))
+    with pytest.raises(ConfigError, match="Reptile learns what"):
+        small_config(*LEXICON, "outer.learner=reptile", "outer.joint_share=0")
+    for value in ("lexicon_temperature=0.0", "universal_entries=0", 'lexicon="other"'):
+        with pytest.raises(ConfigError, match=value.split("=")[0]):
+            small_config(f"model.{value}")
+
+
+def test_the_command(with_vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(with_vectors, tmp_path / "data"))
+    assert main(["vectors", str(folder)]) == 2
+    assert main(["vectors", str(folder), "--overwrite", "--size", "8", "--sentences", "50"]) == 0
+    printed = capsys.readouterr()
+    assert "--overwrite" in printed.err
+    assert "P@1 %" in printed.out
+    assert "8 dimensions" in printed.out
+    with pytest.raises(SystemExit):
+        main(["vectors", str(folder), "--vec", "en.vec"])
+    assert "LANGUAGE=FILE" in capsys.readouterr().err
