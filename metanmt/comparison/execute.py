@@ -23,8 +23,9 @@ from metanmt.data.language import Pair
 from metanmt.data.manifest import shipped_manifest
 from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
+from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
-from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
+from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
 from metanmt.runlog import Progress, say
 from metanmt.runtime import lock_folder, new_folder, write_json
 
@@ -88,10 +89,12 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
         raise ConfigError("The data is not given once.", 'Give either data = "FOLDER" or corpus = "MANIFEST".')
     if compare.data:
         return TokenStore.open(Path(compare.data))
-    make_arms(compare)
+    arms = make_arms(compare)
     folder = out / "data"
     manifest = Path(compare.corpus) if Path(compare.corpus).exists() else shipped_manifest(compare.corpus)
     prepare.run(manifest, folder, root=Path(compare.root) if compare.root else None)
+    if any(arm.universal for arm in arms) and not (folder / VECTORS).is_dir():
+        vectors.run(folder)
     return TokenStore.open(folder)
 
 

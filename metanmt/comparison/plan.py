@@ -16,6 +16,7 @@ from metanmt.config import Config, LearnerName, Update, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
+from metanmt.data.vectors import data_vectors
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import add_adapter, targets
@@ -75,6 +76,11 @@ class Arm:
     def trained(self) -> bool:
         """Whether the comparison meta-trains it."""
         return self.learner != SCRATCH and not self.checkpoint
+
+    @property
+    def universal(self) -> bool:
+        """Whether it is meta-trained with a universal lexicon, which needs the vectors of the data."""
+        return self.trained and self.config.model.lexicon == "universal"
 
 
 @dataclass(frozen=True)
@@ -242,6 +248,8 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
         if arm.trained:
             MetaValidation(store, tokenizer, arm.config)
+        if arm.universal:
+            data_vectors(store.folder, store.digest)
         if arm.checkpoint:
             folder = checkpoint_folder(Path(arm.checkpoint))
             check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)

@@ -31,6 +31,12 @@ MISTAKES = [
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["inner.update=adapters"]', "'adapters' names no", "all"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = [\'model.head=["x"]\']', "model.head names 'x'", "Parts"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["model.update=adapters"]', "no base", "model.checkpoint"),
+    (
+        'learner = "fomaml"',
+        'learner = "fomaml"\nset = ["model.lexicon=universal"]',
+        "has no vectors",
+        "metanmt vectors",
+    ),
     ("beam = 1", "confidence = 95.0", "confidence is 95.0", "0.95"),
     ("[arms.fomaml]", '[arms."a/../../evil"]', "cannot name an arm", "letters"),
     ("validation.budget=100", "validation.budget=100000", "validation.budget is 100,000 words", "or less"),
