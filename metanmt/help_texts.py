@@ -53,6 +53,8 @@ examples:
   metanmt meta-train tiny --data data --out run
   metanmt meta-train tiny --data data --out run --resume                     after Ctrl-C or a crash
   metanmt meta-train tiny --data data --out run-joint --learner joint        the baseline at the same cost
+  metanmt meta-train maml++ --data data --out run-maml++                     every learner has a configuration
+  metanmt meta-train tiny --data data --out run-pt --learner transfer --parent pt-en     from one parent pair
   metanmt meta-train tiny --data data --out run-lexicon --lexicon universal  after `metanmt vectors data`
   metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
   metanmt meta-train tiny --data data --out run-3 --set model.checkpoint=run/best --set model.update=adapters

@@ -166,7 +166,7 @@ class _Training:
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step and log it; return whether any process was asked to stop."""
-        phase = phase_of(self.config, self.state.target_tokens)
+        phase = "transfer" if self.learner.one_task else phase_of(self.config, self.state.target_tokens)
         try:
             rate, report, stopping = self.move(self.joint if phase == "joint" else self.learner, stop_requested)
             if self.state.step % self.config.run.log_every == 0:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from metanmt.config import Config, InnerConfig
 from metanmt.data.batch import Batch, make_batch
 from metanmt.data.store import Bitext
+from metanmt.errors import ConfigError
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
 from metanmt.meta.learners.maml_plus_plus import layer_of, step_weights
@@ -96,6 +97,20 @@ def test_exact_and_first_order_differ_and_zero_rate_makes_them_equal(
     assert distance(gradient("maml", learning_rate=0.3, first_order_share=1.0), first) < 1e-9
     assert distance(gradient("maml", learning_rate=0.3), first) > 1e-3
     assert distance(gradient("maml", learning_rate=0.0), gradient("joint")) < 1e-9
+
+
+def test_attention_without_a_second_derivative_is_refused(theta: PreTrainedModel) -> None:
+    theta.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(ConfigError, match="flash_attention_2 has no second derivative"):
+        learner_class("maml")(theta, Config())
+    learner_class("maml")(theta, Config(inner=InnerConfig(first_order_share=1.0)))
+
+
+def test_a_head_that_is_not_there_is_refused() -> None:
+    theta = Weight(3.0)
+    theta.config.metanmt_head = ["decoder"]
+    with pytest.raises(ConfigError, match="'head' names no parameter"):
+        learner_of("anil", theta)
 
 
 def test_closed_form() -> None:

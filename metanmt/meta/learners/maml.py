@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metanmt.config import Config
 from metanmt.data.batch import Batch
+from metanmt.errors import ConfigError
 from metanmt.meta.adaptation import ADAM_EPSILON, Loss
 from metanmt.meta.learner import Learner
 from metanmt.meta.weights import trainable_weights
@@ -22,6 +23,9 @@ class MAML(Learner):
     kept, and memory grows with their number. For the first `inner.first_order_share` of the run each inner gradient is
     taken as a constant, which is FOMAML.
 
+    Raises:
+        ConfigError: the update strategy names no parameter, or the model's attention cannot be derived twice.
+
     Reference: Finn, Abbeel, Levine 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks".
     """
 
@@ -32,6 +36,12 @@ class MAML(Learner):
         super().__init__(initialization, config)
         self.update = self.moving or config.inner.update
         update_weights(initialization, self.update)
+        attention = getattr(getattr(initialization, "config", None), "_attn_implementation", None)
+        if self.inner.first_order_share < 1 and attention not in (None, "eager", "sdpa"):
+            raise ConfigError(
+                f"The attention kernel {attention} has no second derivative, which {config.outer.learner} needs.",
+                "Set inner.first_order_share=1, or give the checkpoint's config.json an ordinary attention: sdpa.",
+            )
         self.advance(0.0)
 
     def advance(self, share_done: float) -> None:
