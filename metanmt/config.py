@@ -6,16 +6,16 @@ overrides a key. The help texts of the command line are made from the `setting` 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from metanmt.errors import ConfigError
-from metanmt.sections import build, extended, override, setting
+from metanmt.sections import build, extended, override, read_toml, setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
+CONFIGS = Path(__file__).parent / "configs"
 LearnerName = Literal[
     "joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"
 ]
@@ -233,20 +233,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
     """
-    if not path.exists() and (shipped := shipped_config(path.name)).exists():
-        path = shipped
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in shipped_config("").parent.glob("*.toml")))
-        raise ConfigError(f"No configuration file {path}.", f"Give a TOML file, or a shipped configuration: {names}.")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    values, path = read_toml(path, CONFIGS, "configuration")
     if base := values.pop("extends", ""):
         values = extended(asdict(load_config(Path(base))), values)
     return build(Config, override(values, overrides), where=str(path))
-
-
-def shipped_config(name: str) -> Path:
-    """Return where the shipped configuration of this name lies."""
-    return Path(__file__).parent / "configs" / f"{name.removesuffix('.toml')}.toml"

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from metanmt.errors import ConfigError, did_you_mean
@@ -21,6 +22,28 @@ Section = TypeVar("Section")
 def setting(default: Any, meaning: str) -> Any:
     """Return a dataclass field with its default and the sentence that documents it."""
     return field(default=default, metadata={"meaning": meaning})
+
+
+def read_toml(path: Path, shipped: Path, what: str) -> tuple[dict[str, Any], Path]:
+    """Return what a TOML file says, and where it was found: a bare name that is no file is one of the shipped ones.
+
+    Args:
+        path: of a file, or the name of a shipped one.
+        shipped: the folder of those.
+        what: is read, in a word, for the message.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    own = shipped / f"{path.name.removesuffix('.toml')}.toml"
+    found = own if path.parent == Path() and not path.is_file() and own.is_file() else path
+    if not found.is_file():
+        names = ", ".join(sorted(item.stem for item in shipped.glob("*.toml")))
+        raise ConfigError(f"No {what} {path}.", f"Give a TOML file, or a shipped one by its name: {names}.")
+    try:
+        return tomllib.loads(found.read_text(encoding="utf-8-sig")), found
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{found} is not valid TOML: {error}.", "Mend the line that it names.") from None
 
 
 def extended(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

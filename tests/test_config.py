@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from metanmt.config import Config, ModelConfig, OuterConfig, RunConfig, load_config, shipped_config
+from metanmt.config import CONFIGS, Config, ModelConfig, OuterConfig, RunConfig, load_config
 from metanmt.errors import ConfigError
 from metanmt.sections import build, describe, override, to_toml
 
-SHIPPED = sorted(shipped_config("").parent.glob("*.toml"))
+SHIPPED = sorted(CONFIGS.glob("*.toml"))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -52,6 +52,23 @@ def test_every_shipped_configuration_parses(path: Path) -> None:
     config = load_config(path)
     assert load_config(Path(path.stem)) == config, "by its name alone"
     assert path.read_text(encoding="utf-8").lstrip().startswith("#"), "it says what it is for"
+
+
+def test_a_folder_of_that_name_is_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run of `metanmt meta-train joint --out joint` does not hide the configuration it is resumed with."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "joint").mkdir()
+    assert load_config(Path("joint")).outer.learner == "joint"
+
+
+def test_a_file_says_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
+    path = write(tmp_path, 'extends = "small"\n[outer]\nwarmup_steps = 7')
+    config, base = load_config(path), load_config(Path("small"))
+    assert config.outer.warmup_steps == 7
+    assert config.outer.learning_rate == base.outer.learning_rate
+    assert config.model == base.model
+    with pytest.raises(ConfigError, match="No configuration smal"):
+        load_config(write(tmp_path, 'extends = "smal"'))
 
 
 def test_configurations_are_shipped() -> None:
@@ -110,7 +127,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_lists_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"No configuration file .*none\.toml") as error:
+    with pytest.raises(ConfigError, match=r"No configuration .*none\.toml") as error:
         load_config(tmp_path / "none.toml")
     assert "tiny" in error.value.remedy
     with pytest.raises(ConfigError):

@@ -20,7 +20,6 @@ from metanmt.comparison.statistics import METRICS, counts
 from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
 from metanmt.config import Update
 from metanmt.data.language import Pair
-from metanmt.data.manifest import shipped_manifest
 from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import FOLDER as VECTORS
@@ -91,8 +90,7 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
         return TokenStore.open(Path(compare.data))
     arms = make_arms(compare)
     folder = out / "data"
-    manifest = Path(compare.corpus) if Path(compare.corpus).exists() else shipped_manifest(compare.corpus)
-    prepare.run(manifest, folder, root=Path(compare.root) if compare.root else None)
+    prepare.run(Path(compare.corpus), folder, root=Path(compare.root) if compare.root else None)
     if any(arm.universal for arm in arms) and not (folder / VECTORS).is_dir():
         vectors.run(folder)
     return TokenStore.open(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from metanmt.nmt.adapter import add_adapter, targets
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
 from metanmt.nmt.model import update_weights
 from metanmt.runtime import digest
-from metanmt.sections import build, extended, setting
+from metanmt.sections import build, extended, read_toml, setting
 
 SCRATCH = "none"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
@@ -151,15 +150,7 @@ def load_compare(path: Path) -> CompareConfig:
     Raises:
         ConfigError: no such file, not TOML, or an unknown key.
     """
-    shipped = Path(__file__).parent
-    found = path if path.exists() else shipped / f"{path.name.removesuffix('.toml')}.toml"
-    if not found.is_file():
-        names = ", ".join(sorted(item.stem for item in shipped.glob("*.toml")))
-        raise ConfigError(f"No comparison file {path}.", f"Give a TOML file, or a shipped comparison: {names}.")
-    try:
-        values = tomllib.loads(found.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{found} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    values, found = read_toml(path, Path(__file__).parent, "comparison")
     if base := values.pop("extends", ""):
         values = extended(asdict(load_compare(Path(base))), values)
     return build(CompareConfig, values, where=str(found))

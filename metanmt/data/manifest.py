@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from metanmt.data.cleaning import CleaningRules
 from metanmt.data.language import Pair
 from metanmt.data.sources import Source, with_compression
 from metanmt.errors import ConfigError, did_you_mean
-from metanmt.sections import build
+from metanmt.sections import build, read_toml
 
 Role = Literal["meta-train", "meta-dev", "meta-test"]
 # What a pair of each role must have: text to learn from, to choose a checkpoint by, to report on.
@@ -106,7 +105,7 @@ def load_manifest(path: Path, *, root: Path | None = None, languages: Sequence[s
             sets that its role needs.
         UsageError: a pair that is none.
     """
-    values, path = _read(path)
+    values, path = read_toml(path, shipped_manifest("cldr").parent, "manifest")
     _known(values, TOP_KEYS, str(path))
     folder = root or path.parent / Path(_typed(values, "root", str, str(path), ".")).expanduser()
     groups = _typed(values, "groups", list, str(path), [])
@@ -131,19 +130,6 @@ def load_manifest(path: Path, *, root: Path | None = None, languages: Sequence[s
         tokenizer=_tokenizer(_typed(values, "tokenizer", dict, str(path), {}), path),
         cleaning=_cleaning(_typed(values, "cleaning", dict, str(path), {}), path),
     )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Path]:
-    """Return what a manifest says, and where it was found."""
-    if not path.is_file() and path.parent == Path() and shipped_manifest(path.name).is_file():
-        path = shipped_manifest(path.name)
-    if not path.is_file():
-        names = ", ".join(sorted(item.stem for item in shipped_manifest("cldr").parent.glob("*.toml")))
-        raise ConfigError(f"No manifest {path}.", f"Give a TOML file, or a shipped collection: {names}.")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig")), path
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.", "Mend the place that it names.") from None
 
 
 def _tokenizer(values: Mapping[str, Any], path: Path) -> TokenizerSettings:
