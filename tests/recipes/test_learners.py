@@ -35,7 +35,8 @@ def test_it_learns_and_resumes_to_the_same_bits(
     facts = meta_train.run(config, data, tmp_path / "whole")
     assert facts["target_tokens"] >= 2500
     lines = [line for line in metrics(tmp_path / "whole") if "phase" in line]
-    assert lines[-1]["query_loss"] < lines[0]["query_loss"] - 0.3
+    fall = 0.15 if learner == "transfer" else 0.3  # its first line comes after the parents were tried
+    assert lines[-1]["query_loss"] < lines[0]["query_loss"] - fall
     assert {line["phase"] for line in lines} == ({learner} if learner == "transfer" else {"joint", learner})
     killed_in_step(facts["steps"] - 1, monkeypatch)
     with pytest.raises(SystemExit):
