@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from metanmt.cli import parser
-from metanmt.config import InnerConfig, OuterConfig
+from metanmt.config import Config, InnerConfig, OuterConfig
 from metanmt.data.manifest import load_manifest
 from metanmt.meta.outer import outer_step
 from metanmt.meta.task import Episode
-from tests.meta.quadratic import Parabola, Quadratic, Weight, learner_of
+from tests.meta.quadratic import Parabola, Quadratic, Weight, episode_of, learner_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -93,6 +95,18 @@ def test_the_ten_line_loop_is_the_programs_loop() -> None:
         outer_step(ours, episodes, optimizer, learner, outer, Quadratic())
     assert torch.equal(printed.shared, ours.shared)
     assert printed.shared.item() != 3.0
+
+
+def test_the_learner_that_contributing_shows_works() -> None:
+    [example] = [block for block in blocks("python", CONTRIBUTING) if "LEARNER" in block]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    theta, inner = Weight(3.0), InnerConfig(steps=2, learning_rate=0.1)
+    learner = names["LEARNER"](theta, Config(inner=inner))
+    episodes = [episode_of(learner, task) for task in (Parabola(2, 1), Parabola(0.5, -1), Parabola(1, 9))]
+    optimizer = torch.optim.SGD(theta.parameters(), lr=0.3)
+    outer_step(theta, episodes, optimizer, learner, OuterConfig(clip_norm=0, meta_batch_size=3), Quadratic())
+    assert theta.shared.item() == pytest.approx(3.0 - 0.3 * (1 + 1 - 1) / 3)
 
 
 def test_the_manifest_loads(tmp_path: Path) -> None:
