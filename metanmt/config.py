@@ -6,13 +6,14 @@ overrides a key. The help texts of the command line are made from the `setting` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from metanmt.errors import ConfigError
-from metanmt.sections import build, extended, override, read_toml, setting
+from metanmt.sections import build, override, read_toml, setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 CONFIGS = Path(__file__).parent / "configs"
@@ -155,6 +156,53 @@ class FineTuneConfig:
     dev_sentences: int = setting(300, "dev sentences scored at most")
 
 
+RANGES = (
+    (
+        "model.universal_entries outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
+        "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
+        "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
+        "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "
+        "run.log_every run.keep adapter.rank",
+        1,
+        math.inf,
+        "be at least 1",
+        "Give a positive number.",
+    ),
+    (
+        "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
+        "batch.pass_tokens fine_tune.weight_decay fine_tune.clip_norm fine_tune.min_updates run.checkpoint_minutes "
+        "run.seed",
+        0,
+        math.inf,
+        "not be negative",
+        "Give 0 or more.",
+    ),
+    (
+        "outer.learning_rate fine_tune.learning_rate model.lexicon_temperature adapter.alpha",
+        0,
+        math.inf,
+        "be above 0",
+        "Give a positive number, such as 0.05.",
+    ),
+    (
+        "outer.joint_share outer.parent_share inner.first_order_share inner.multi_step_share fine_tune.warmup_share "
+        "outer.label_smoothing fine_tune.label_smoothing",
+        0,
+        1,
+        "lie between 0 and 1",
+        "Give a share, such as 0.6.",
+    ),
+    (
+        "model.dropout fine_tune.dropout outer.adam_beta2",
+        0,
+        math.nextafter(1, 0),
+        "lie between 0 and 1, and not be 1",
+        "Give a number such as 0.1.",
+    ),
+)
+"""Settings, the least and the largest value they may have, in words, and the remedy."""
+
+
 @dataclass(frozen=True)
 class Config:
     """A meta-training run."""
@@ -169,54 +217,20 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if self.run.seed < 0:
-            raise ConfigError("run.seed must not be negative.", "Give 0 or more.")
-        for section, key in (("model", "dropout"), ("fine_tune", "dropout")):
-            if not 0 <= getattr(getattr(self, section), key) < 1:
-                raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a probability, such as 0.1.")
-        if self.model.lexicon_temperature <= 0:
-            raise ConfigError("model.lexicon_temperature must be above 0.", "Give a positive number, such as 0.05.")
         outer = self.outer
         if self.model.lexicon == "universal" and outer.learner == "reptile" and not outer.joint_share:
             raise ConfigError(
                 "Reptile learns what its inner loop moves, and that is not the table of a universal lexicon.",
                 "Set outer.joint_share above 0, so that joint training learns it before; or choose another learner.",
             )
-        for positive in (
-            ("model", "universal_entries"),
-            ("outer", "max_target_tokens"),
-            ("outer", "meta_batch_size"),
-            ("batch", "max_tokens"),
-            ("batch", "micro_tokens"),
-            ("batch", "window"),
-            ("validation", "times"),
-            ("inner", "steps"),
-            ("inner", "hidden"),
-            ("outer", "max_skipped"),
-            ("outer", "temperature"),
-            ("validation", "budget"),
-            ("validation", "sentences"),
-            ("fine_tune", "max_tokens"),
-            ("fine_tune", "max_epochs"),
-            ("fine_tune", "evaluations"),
-            ("fine_tune", "dev_sentences"),
-            ("run", "log_every"),
-            ("run", "keep"),
-            ("adapter", "rank"),
-        ):
-            section, key = positive
-            if getattr(getattr(self, section), key) < 1:
-                raise ConfigError(f"{section}.{key} must be at least 1.", "Give a positive number.")
-        for section, key in (
-            ("outer", "joint_share"),
-            ("outer", "parent_share"),
-            ("inner", "first_order_share"),
-            ("inner", "multi_step_share"),
-        ):
-            if not 0 <= getattr(getattr(self, section), key) <= 1:
-                raise ConfigError(f"{section}.{key} must lie between 0 and 1.", "Give a share, such as 0.6.")
-        if self.adapter.alpha <= 0:
-            raise ConfigError("adapter.alpha must be above 0.", "Give a positive number, such as 16.")
+        for keys, low, high, words, remedy in RANGES:
+            for name in keys.split():
+                section, key = name.split(".")
+                value = getattr(getattr(self, section), key)
+                if not low <= value <= high or (value == low and "above" in words):
+                    raise ConfigError(f"{name} must {words}.", remedy)
+        if outer.parent != "auto" and outer.learner != "transfer":
+            raise ConfigError(f"Learner {outer.learner} has no parent.", "Set outer.learner=transfer, or no parent.")
         if self.inner.update == "none":
             raise ConfigError("inner.update is none: an inner loop that moves nothing.", "Set outer.learner=joint.")
         if self.model.update == "adapters" and not self.model.checkpoint:
@@ -234,6 +248,4 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
     """
     values, path = read_toml(path, CONFIGS, "configuration")
-    if base := values.pop("extends", ""):
-        values = extended(asdict(load_config(Path(base))), values)
     return build(Config, override(values, overrides), where=str(path))

@@ -6,6 +6,7 @@ What there is to set stands in `config.py` and `comparison/plan.py`; here is how
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -24,33 +25,54 @@ def setting(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
 
-def read_toml(path: Path, shipped: Path, what: str) -> tuple[dict[str, Any], Path]:
+def read_toml(
+    path: Path, shipped: Path, what: str, alternatives: Sequence[str] = (), chain: Sequence[Path] = ()
+) -> tuple[dict[str, Any], Path]:
     """Return what a TOML file says, and where it was found: a bare name that is no file is one of the shipped ones.
+
+    A file with `extends = "NAME"` is laid over that one: its values replace, its sections are merged key by key. NAME
+    is a file beside it, or a shipped one.
 
     Args:
         path: of a file, or the name of a shipped one.
         shipped: the folder of those.
         what: is read, in a word, for the message.
+        alternatives: keys of which a file that sets one does away with the others of the file it extends.
+        chain: the files that extend this one.
 
     Raises:
-        ConfigError: no such file, or not TOML.
+        ConfigError: no such file, not TOML, or one that extends itself.
     """
     own = shipped / f"{path.name.removesuffix('.toml')}.toml"
-    found = own if path.parent == Path() and not path.is_file() and own.is_file() else path
+    found = path
+    if not path.is_file() and own.is_file() and path.parent in (Path(), *(file.parent for file in chain[-1:])):
+        found = own
     if not found.is_file():
         names = ", ".join(sorted(item.stem for item in shipped.glob("*.toml")))
-        raise ConfigError(f"No {what} {path}.", f"Give a TOML file, or a shipped one by its name: {names}.")
+        asked = f", which {chain[-1]} extends" if chain else ""
+        raise ConfigError(f"No {what} {path}{asked}.", f"Give a TOML file, or a shipped one by its name: {names}.")
     try:
-        return tomllib.loads(found.read_text(encoding="utf-8-sig")), found
+        values = tomllib.loads(found.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{found} is not valid TOML: {error}.", "Mend the line that it names.") from None
+    if "extends" not in values:
+        return values, found
+    name = values.pop("extends")
+    if not isinstance(name, str) or found.resolve() in (file.resolve() for file in chain):
+        raise ConfigError(f"{found} extends {name!r}.", 'Write the name of another file: extends = "tiny".')
+    base, _ = read_toml(found.parent / name, shipped, what, alternatives, (*chain, found))
+    if set(alternatives) & set(values):
+        base = {key: value for key, value in base.items() if key not in alternatives}
+    return _merged(base, values), found
 
 
-def extended(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a file over those of the one it extends; sections are merged key by key."""
-    return {**base} | {
-        key: base.get(key, {}) | part if isinstance(part, dict) else part for key, part in values.items()
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], value)
+        for key, value in values.items()
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
     }
+    return {**base, **values, **both}
 
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -115,6 +137,8 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
         return tuple(_checked(item, typing.get_args(hint)[0], what) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{what} is {value}.", "Give a finite number.")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{what} is {value!r}, not of type {hint.__name__}.", "Give a value of that type.")
     return value

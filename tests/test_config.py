@@ -67,8 +67,21 @@ def test_a_file_says_what_differs_from_the_one_it_extends(tmp_path: Path) -> Non
     assert config.outer.warmup_steps == 7
     assert config.outer.learning_rate == base.outer.learning_rate
     assert config.model == base.model
-    with pytest.raises(ConfigError, match="No configuration smal"):
+    with pytest.raises(ConfigError, match=r"No configuration .*smal, which .*run\.toml extends"):
         load_config(write(tmp_path, 'extends = "smal"'))
+
+
+def test_a_file_beside_it_is_extended_wherever_one_stands(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[inner]\nsteps = 3\nlearning_rate = 0.5", encoding="utf-8")
+    config = load_config(write(tmp_path, 'extends = "mine.toml"\n[inner]\nsteps = 4'))
+    assert (config.inner.steps, config.inner.learning_rate) == (4, 0.5)
+
+
+@pytest.mark.parametrize("name", ['"run.toml"', "3", '"other.toml"'])
+def test_a_file_that_extends_itself_or_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other.toml").write_text('extends = "run.toml"', encoding="utf-8")
+    with pytest.raises(ConfigError, match="extends"):
+        load_config(write(tmp_path, f"extends = {name}"))
 
 
 def test_configurations_are_shipped() -> None:
@@ -106,6 +119,12 @@ def test_every_setting_has_a_meaning() -> None:
         ("[fine_tune]\ndropout = 2.0", "fine_tune.dropout must lie between", "0.1"),
         ("[batch]\nmax_tokens = -5", "batch.max_tokens must be at least 1", "positive"),
         ("[outer]\njoint_share = 1.5", "between 0 and 1", "share"),
+        ("[outer]\nlearning_rate = -1", "outer.learning_rate must be above 0", "positive"),
+        ("[outer]\nlearning_rate = nan", "learning_rate in", "finite"),
+        ("[outer]\nclip_norm = -1", "outer.clip_norm must not be negative", "0 or more"),
+        ("[fine_tune]\nlabel_smoothing = 1.5", "fine_tune.label_smoothing must lie between", "share"),
+        ("[outer]\nadam_beta2 = 1", "outer.adam_beta2 must lie between 0 and 1, and not be 1", "0.1"),
+        ('[outer]\nparent = "pt-en"', "Learner fomaml has no parent", "transfer"),
     ],
 )
 def test_every_mistake_has_its_message(tmp_path: Path, text: str, cause: str, remedy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -20,9 +21,10 @@ from metanmt.errors import CheckpointError, ConfigError, did_you_mean
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import add_adapter, targets
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
+from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.nmt.model import update_weights
 from metanmt.runtime import digest
-from metanmt.sections import build, extended, read_toml, setting
+from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
@@ -120,7 +122,9 @@ class Plan:
         arm = self.arm(cell.arm)
         facts = {
             "cell": asdict(cell),
-            "arm": [arm.learner, arm.checkpoint and _weights(Path(arm.checkpoint))],
+            "arm": [arm.learner, arm.checkpoint and _files(Path(arm.checkpoint))],
+            "base": arm.config.model.checkpoint and _files(Path(arm.config.model.checkpoint)),
+            "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
             "scored": [self.compare.test_set, self.compare.beam],
@@ -138,8 +142,13 @@ def _chosen(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
-def _weights(path: Path) -> list[str]:
-    return [digest(file) for file in sorted(checkpoint_folder(path).glob("*.safetensors"))]
+@functools.cache
+def _files(path: Path) -> tuple[str, ...]:
+    """Return the digests of a checkpoint's weights and configuration; of a name on the hub, none."""
+    if not path.is_dir():
+        return ()
+    folder = checkpoint_folder(path)
+    return tuple(digest(file) for file in [*sorted(folder.glob("*.safetensors")), *folder.glob("config.json")])
 
 
 def load_compare(path: Path) -> CompareConfig:
@@ -150,9 +159,7 @@ def load_compare(path: Path) -> CompareConfig:
     Raises:
         ConfigError: no such file, not TOML, or an unknown key.
     """
-    values, found = read_toml(path, Path(__file__).parent, "comparison")
-    if base := values.pop("extends", ""):
-        values = extended(asdict(load_compare(Path(base))), values)
+    values, found = read_toml(path, Path(__file__).parent, "comparison", alternatives=("data", "corpus"))
     return build(CompareConfig, values, where=str(found))
 
 
@@ -265,6 +272,16 @@ def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> No
             f"Arm {arm.name} is trained from scratch: update = {min(vain)} leaves it without having learned anything.",
             "Leave out the arm, or that strategy.",
         )
+    if arm.learner == SCRATCH and arm.config.model.lexicon == "universal":
+        raise ConfigError(
+            f"Arm {arm.name} is trained from scratch: it has no languages to share a universal lexicon.",
+            "Set model.lexicon for the arms that have one.",
+        )
+    if "adapters" in updates and (arm.universal or _has_lexicon(arm)):
+        raise ConfigError(
+            f"Arm {arm.name} has a universal lexicon, which differs from language to language: no base of adapters.",
+            "Leave out the arm, or that strategy.",
+        )
     network = outline(arm.config.model, tokenizer, arm.checkpoint)
     for update in updates:
         if update == "adapters":
@@ -275,6 +292,10 @@ def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> No
         if arm.config.model.update == "adapters":
             add_adapter(network, arm.config.adapter, None)
         check_updates(network, arm.config)
+
+
+def _has_lexicon(arm: Arm) -> bool:
+    return bool(arm.checkpoint) and (checkpoint_folder(Path(arm.checkpoint)) / LEXICON_FILE).is_file()
 
 
 def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:

@@ -7,6 +7,7 @@ neighbours. How well that went is measured on dictionary entries that were held 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,6 +120,11 @@ class AlignedVectors:
         return digest.hexdigest()
 
 
+@functools.cache
+def _load(path: Path, changed_ns: int) -> AlignedVectors:
+    return AlignedVectors.load(path)
+
+
 def data_vectors(data: Path, tokenizer_digest: str) -> AlignedVectors:
     """Return the vectors of a prepared data folder.
 
@@ -130,7 +136,7 @@ def data_vectors(data: Path, tokenizer_digest: str) -> AlignedVectors:
         raise DataError(
             f"{data} has no vectors, which a universal lexicon needs.", f"Make them: metanmt vectors {data}"
         )
-    vectors = AlignedVectors.load(path)
+    vectors = _load(path, path.stat().st_mtime_ns)
     if vectors.tokenizer_digest != tokenizer_digest:
         raise DataError(
             f"The vectors in {data} belong to another tokenizer than its tokens.",
@@ -143,7 +149,7 @@ def learn_vectors(sentences: Sequence[Ids], size: int, seed: int) -> PieceVector
     """Return skip-gram vectors of the ids in tokenised text, centred and of length 1, the same ones for one seed.
 
     Raises:
-        UsageError: gensim is not installed.
+        UsageError: gensim is not installed. DataError: there is next to no text.
 
     Reference: Mikolov, Sutskever, Chen, Corrado, Dean 2013, "Distributed Representations of Words and Phrases".
     """
@@ -151,17 +157,22 @@ def learn_vectors(sentences: Sequence[Ids], size: int, seed: int) -> PieceVector
         from gensim.models import Word2Vec
     except ImportError:
         raise _no_gensim() from None
-    model = Word2Vec(
-        [list(map(str, ids.tolist())) for ids in sentences],
-        vector_size=size,
-        sg=1,
-        window=WINDOW,
-        negative=NEGATIVE,
-        min_count=RAREST,
-        epochs=EPOCHS,
-        workers=1,
-        seed=seed,
-    )
+    try:
+        model = Word2Vec(
+            [list(map(str, ids.tolist())) for ids in sentences],
+            vector_size=size,
+            sg=1,
+            window=WINDOW,
+            negative=NEGATIVE,
+            min_count=RAREST,
+            epochs=EPOCHS,
+            workers=1,
+            seed=seed,
+        )
+    except RuntimeError:  # no piece occurs often enough
+        raise DataError(
+            f"{len(sentences):,} sentences are too little text to learn vectors from.", "Give more, or a .vec file."
+        ) from None
     found = model.wv
     ids = np.array([int(key) for key in found.index_to_key], dtype=np.int64)
     counts = np.array([found.get_vecattr(key, "count") for key in found.index_to_key], dtype=np.int64)

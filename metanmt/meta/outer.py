@@ -16,7 +16,7 @@ from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.task import Episode
 from metanmt.meta.weights import trainable_weights
-from metanmt.nmt.lexicon import set_pair
+from metanmt.nmt.lexicon import outer_only, set_pair
 from metanmt.nmt.model import clip_gradient
 from metanmt.runtime import seed_torch
 
@@ -75,12 +75,14 @@ def make_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfig
     """Return AdamW over what is learned, as one kernel (Loshchilov, Hutter 2019).
 
     Args:
-        initialization: its trainable weights are the first group.
+        initialization: its trainable weights, those that a lexicon's languages share without decay.
         own: what the learner learns beside it; a group with a rate of its own, and no decay towards zero.
         outer: rates and decay.
     """
+    weights, undecayed = trainable_weights(initialization), outer_only(initialization)
     groups: list[dict[str, Any]] = [
-        {"params": list(trainable_weights(initialization).values()), "rate_scale": 1.0},
+        {"params": [weight for name, weight in weights.items() if name not in undecayed], "rate_scale": 1.0},
+        {"params": [weights[name] for name in sorted(undecayed)], "rate_scale": 1.0, "weight_decay": 0.0},
         {"params": list(own.parameters()), "rate_scale": outer.own_rate_scale, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,7 @@ def choose_parent(
         optimizer = make_optimizer()
         step = train(task, optimizer)
         loss = zero_shot_loss()
+        loss = loss if math.isfinite(loss) else math.inf
         say(f"parent {task.pair}: zero-shot loss {loss:.3f} on the meta-dev pairs")
         if best is None or loss < best.loss:
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

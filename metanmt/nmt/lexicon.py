@@ -84,7 +84,7 @@ class UniversalEmbedding(nn.Module):
 
     def __init__(self, plain: nn.Embedding, vectors: AlignedVectors, entries: int, temperature: float) -> None:
         super().__init__()
-        self.plain, self.queries, self.temperature = plain, Queries(vectors), temperature
+        self.plain, self.queries, self.temperature = _twin(plain), Queries(vectors), temperature
         self.scale = float(getattr(plain, "embed_scale", 1.0))
         self.language = vectors.pivot
         pivot = vectors.languages[vectors.pivot]
@@ -115,6 +115,13 @@ class UniversalEmbedding(nn.Module):
         places = rows[ids]
         scores = table[places].float() @ self.transform @ self.keys.T / self.temperature
         return scores.softmax(dim=1) * (places < len(table) - 1).unsqueeze(1)
+
+
+def _twin(table: nn.Embedding) -> nn.Embedding:
+    """Return another module around the same parameter: `torch.func` may swap each module's by itself, once."""
+    twin = copy.copy(table)
+    twin._parameters = dict(table._parameters)
+    return twin
 
 
 def add_lexicon(model: PreTrainedModel, config: ModelConfig, vectors: AlignedVectors) -> None:
@@ -188,7 +195,7 @@ def outer_only(model: nn.Module) -> frozenset[str]:
 def folded(model: PreTrainedModel, language: str) -> PreTrainedModel:
     """Return a copy with an ordinary source table for this language; a model without a lexicon is returned as it is.
 
-    Source, target and output are three tables then, which any `transformers` loads.
+    Source, target and output have tables of their own then, which any `transformers` loads.
     """
     lexicon = lexicon_of(model)
     if lexicon is None:
@@ -249,7 +256,7 @@ def load_lexicon(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
 def tie_tables(model: PreTrainedModel) -> None:
     """Let target and output share the plain table again."""
     model.config.tie_word_embeddings = True
-    model.model.decoder.embed_tokens = model.model.shared
+    model.model.decoder.embed_tokens = _twin(model.model.shared)
     model.lm_head.weight = model.model.shared.weight
 
 

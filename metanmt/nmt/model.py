@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from metanmt.config import ModelConfig
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, ConfigError
-from metanmt.nmt.lexicon import outer_only
+from metanmt.nmt.lexicon import LEXICON_FILE, outer_only
 from metanmt.runtime import quiet_transformers
 
 # d_model, feed-forward, layers of encoder and of decoder, heads
@@ -48,6 +48,11 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
     """
     quiet_transformers()
     if config.checkpoint:
+        if Path(config.checkpoint, LEXICON_FILE).is_file():
+            raise ConfigError(
+                f"{config.checkpoint} has a universal lexicon: a meta-training cannot start from it.",
+                "Start from a checkpoint with plain embeddings, or go on with that run itself: --resume.",
+            )
         model = load_model(config.checkpoint)
         check_vocabulary(model, tokenizer, config.checkpoint)
     else:

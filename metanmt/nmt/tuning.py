@@ -86,6 +86,7 @@ def evaluate_dev(
     """
     was_training = model.training
     model.eval()
+    set_pair(model, pair)
     with torch.inference_mode():
         batch = make_batch(dev, np.arange(len(dev)), DEV_TOKENS, tokenizer.pad_id)
         total = sum(float(loss.summed(model, part.to(model.device))) for part in batch)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.data.language import Pair
+from metanmt.errors import UsageError
 from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint, save_checkpoint
+from metanmt.nmt.lexicon import lexicon_of
 from metanmt.runtime import new_folder, refuse_existing, versions, write_json
 
 FACTS_FILE = "export.json"
@@ -24,9 +26,12 @@ def run(model: Path, out: Path, pair_name: str | None = None, *, overwrite: bool
     refuse_existing(
         out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
     )
-    network, tokenizer = load_checkpoint(model)
+    pair = Pair.parse(pair_name) if pair_name else None
+    network, tokenizer = load_checkpoint(model, pair)
+    if lexicon_of(network):
+        raise UsageError(f"{model} has a universal lexicon, which is written for one pair.", "Give it: --pair XX-YY.")
     with new_folder(out, overwrite=overwrite) as folder:
-        save_checkpoint(folder, network, tokenizer, Pair.parse(pair_name) if pair_name else None)
+        save_checkpoint(folder, network, tokenizer, pair)
         facts = {
             "made_from": str(checkpoint_folder(model)),
             "weights_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),

@@ -177,7 +177,7 @@ def _prepared(
         if start.model.lexicon != ModelConfig.lexicon:
             raise ConfigError(
                 "A universal lexicon is shared by the languages of a meta-training; here there is one.",
-                "Leave start.model.lexicon out, or give the run of meta-train --lexicon universal by --init.",
+                "Leave model.lexicon out, or give the run of meta-train --lexicon universal by --init.",
             )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])
         network = start.made(tokenizer)

@@ -61,6 +61,8 @@ class _Training:
     """What a run holds between its steps."""
 
     files: Run
+    trial_start = 0
+    """Target tokens spent before the parent that is tried; each is tried alike."""
 
     def __init__(self, config: Config, store: TokenStore, ranks: Ranks) -> None:
         self.config, self.store, self.ranks = config, store, ranks
@@ -109,9 +111,10 @@ class _Training:
                     self.initialization,
                     lambda: make_optimizer(self.initialization, self.learner.own, outer),
                     lambda task, optimizer: self.tried(task, optimizer, progress),
-                    lambda: self.validate.zero_shot_loss(self.initialization),
+                    lambda: self.ranks.mean([self.validate.zero_shot_loss(self.initialization)]),
                 )
             self.optimizer.load_state_dict(dict(trial.optimizer))
+            self.trial_start = 0
             name = str(trial.task.pair)
             self.state = replace(self.state, step=trial.step)
         self.state = replace(self.state, parent=name)
@@ -122,14 +125,15 @@ class _Training:
         """Train on one task for its share of the cost of trying all; return the steps made."""
         self.optimizer = optimizer
         self.sampler.only(task)
-        self.state = replace(self.state, step=0)
+        self.state, self.trial_start = replace(self.state, step=0), self.state.target_tokens
         outer = self.config.outer
-        until = self.state.target_tokens + int(outer.parent_share * outer.max_target_tokens / len(self.tasks))
+        until = self.trial_start + int(outer.parent_share * outer.max_target_tokens / len(self.tasks))
         while self.state.target_tokens < until:
             if self.ranks.total(self.interruption.requested)[0]:
                 raise KeyboardInterrupt("Stopped while trying parents; meta-train --resume begins again.")
             before = self.state.target_tokens
             self.move(self.learner, stop_requested=False)
+            _stop_if_diverged(self.state, self.config)
             progress.advance(self.state.target_tokens - before, str(task.pair))
         return self.state.step
 
@@ -155,6 +159,8 @@ class _Training:
                     self.keep(stopping=stopping)
                 if stopping:
                     self.stop()
+        if self.ranks.first and self.state.best_step is None:
+            self.keep(stopping=False)  # nothing was left to do: trying parents took it all
 
     def stop(self) -> None:
         """End the run before its time, or at it, and say how it goes on."""
@@ -183,7 +189,7 @@ class _Training:
     def move(self, learner: Learner, stop_requested: bool) -> tuple[float, StepReport, bool]:
         """Make one outer step; return its rate, what it measured, and whether any process was asked to stop."""
         outer, state = self.config.outer, self.state
-        share_done = state.target_tokens / outer.max_target_tokens
+        share_done = (state.target_tokens - self.trial_start) / outer.max_target_tokens
         rate = learning_rate(outer, state.step, share_done)
         set_learning_rate(self.optimizer, rate)
         learner.advance(share_done)

@@ -37,6 +37,7 @@ MISTAKES = [
         "has no vectors",
         "metanmt vectors",
     ),
+    ('learner = "none"', 'learner = "none"\nset = ["model.lexicon=universal"]', "no languages to share", "lexicon"),
     ("beam = 1", "confidence = 95.0", "confidence is 95.0", "0.95"),
     ("[arms.fomaml]", '[arms."a/../../evil"]', "cannot name an arm", "letters"),
     ("validation.budget=100", "validation.budget=100000", "validation.budget is 100,000 words", "or less"),
@@ -58,6 +59,15 @@ def test_mistakes_are_refused_before_anything_is_trained(
     assert cause in error.value.cause
     assert remedy in error.value.remedy
     assert not (tmp_path / "out").exists()
+
+
+def test_data_takes_the_place_of_a_collection_and_arms_are_merged(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "cldr"\ndata = "d"\n[arms.reptile]\nset = ["inner.steps=5"]', encoding="utf-8")
+    mine = load_compare(path)
+    assert (mine.data, mine.corpus) == ("d", "")
+    assert (mine.arms["reptile"].learner, mine.arms["reptile"].set) == ("reptile", ("inner.steps=5",))
+    assert set(mine.arms) == {"none", "joint", "fomaml", "reptile"}
 
 
 def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Path) -> None:

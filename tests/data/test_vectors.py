@@ -156,3 +156,8 @@ def test_vectors_are_what_they_were_after_a_round_trip(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="has no vectors"):
         data_vectors(tmp_path, "digest")
+
+
+def test_next_to_no_text_is_said() -> None:
+    with pytest.raises(DataError, match="too little text"):
+        learn_vectors([np.array([1, 2, 3])], 4, 1)

@@ -82,6 +82,13 @@ def test_the_best_parent_is_tried_for_and_its_cost_is_counted(
     assert first["target_tokens"] > 0.4 * 2500
 
 
+def test_a_run_whose_parents_took_all_has_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    config = small_config(*SHORT, "outer.learner=transfer", "outer.parent_share=1")
+    facts = meta_train.run(config, data, tmp_path / "run")
+    assert facts["best_step"] == facts["steps"]
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
 def test_an_unknown_parent_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sw-en") as error:
         meta_train.run(small_config("outer.learner=transfer", "outer.parent=sw-en"), data, tmp_path / "run")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from metanmt.cli import main
-from metanmt.config import FineTuneConfig, ModelConfig
+from metanmt.config import FineTuneConfig, LearnerName, ModelConfig
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import CheckpointError, ConfigError, DataError, UsageError
 from metanmt.meta.distributed import ALONE
 from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.lexicon import lexicon_of
-from metanmt.recipes import evaluate, fine_tune, meta_train, vectors
+from metanmt.recipes import evaluate, export, fine_tune, meta_train, vectors
 from metanmt.recipes.meta_train import _Training
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config
@@ -85,12 +86,13 @@ def test_files_are_read_as_they_stand_and_others_are_aligned_with_them(data: Pat
         vectors.run(folder, files={"fi": alien}, overwrite=True, sentences=50)
 
 
-@pytest.mark.parametrize("learner", ["joint", "fomaml", "reptile"])
+@pytest.mark.parametrize("learner", get_args(LearnerName))
 def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vectors: Path, learner: str) -> None:
-    config = small_config(*LEXICON, f"outer.learner={learner}", "inner.learning_rate=0.5")
+    config = small_config(*LEXICON, f"outer.learner={learner}", "inner.learning_rate=0.5", "inner.steps=2")
     training = _Training(config, TokenStore.open(with_vectors), ALONE)
     start = lexicon_of(training.initialization)
-    fast = start if learner == "joint" else lexicon_of(training.learner.fast_model)
+    first_order = learner in ("fomaml", "reptile", "lstm", "learned-optimizer")
+    fast = lexicon_of(training.learner.fast_model) if first_order else start
     assert start is not None
     assert fast is not None
     before = {name: weight.detach().clone() for name, weight in start.named_parameters()}
@@ -103,7 +105,7 @@ def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vec
             starts.clear()
             training.outer_step(chosen, [episode])
             assert starts[0], "an episode starts without a correction"
-            assert fast.correction.any() == (learner != "joint"), "the inner loop moves it"
+            assert all(starts) == (learner in ("joint", "transfer", "anil")), "the inner loop moves it"
             assert fast.language == episode.pair.source
             assert not start.correction.any(), "and the outer loop does not"
     moved = {name for name, weight in start.named_parameters() if not torch.allclose(before[name], weight, rtol=1e-3)}
@@ -177,3 +179,15 @@ def test_the_command(with_vectors: Path, tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["vectors", str(folder), "--vec", "en.vec"])
     assert "LANGUAGE=FILE" in capsys.readouterr().err
+
+
+def test_nothing_starts_from_a_run_with_a_lexicon_as_if_it_were_plain(
+    with_vectors: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    config = small_config(f"model.checkpoint={run_folder / 'best'}", "model.update=adapters")
+    with pytest.raises(ConfigError, match="universal lexicon"):
+        meta_train.run(config, with_vectors, tmp_path / "run")
+    with pytest.raises(UsageError, match="written for one pair"):
+        export.run(run_folder, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+    export.run(run_folder, tmp_path / "exported", "fi-en")

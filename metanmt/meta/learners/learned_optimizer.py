@@ -17,6 +17,7 @@ class FreeUpdate(UpdateRule):
         super().__init__()
         self.first, self.second = nn.LSTMCell(2, hidden), nn.LSTMCell(hidden, hidden)
         self.output = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.output.bias)  # no drift that no gradient asked for
         self.learning_rate = learning_rate
 
     def forward(self, theta: Tensor, gradients: Sequence[Tensor], losses: Sequence[Tensor]) -> Tensor:
