@@ -29,9 +29,11 @@ def torchrun(data: Path, out: Path, *more: str, settings: tuple[str, ...] = MORE
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
-    started = torchrun(data, tmp_path / "two", "--json")
-    meta_train.run(small_config("model.size=tiny", *MORE), data, tmp_path / "one")
+@pytest.mark.parametrize("learner", ["fomaml", "meta-sgd", "transfer"])
+def test_two_processes_equal_one(learner: str, data: Path, tmp_path: Path) -> None:
+    settings = (*MORE, f"outer.learner={learner}")
+    started = torchrun(data, tmp_path / "two", "--json", settings=settings)
+    meta_train.run(small_config("model.size=tiny", *settings), data, tmp_path / "one")
     stdout, stderr = started.communicate(timeout=240)
     assert started.returncode == 0, stderr
     facts = json.loads(stdout)
@@ -49,6 +51,19 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
     for name in ("last", "best"):
         ours, theirs = (load_file(tmp_path / count / name / "model.safetensors") for count in ("one", "two"))
         assert relative_error(ours, theirs) < 1e-5
+    own = [
+        {key: tensor for key, tensor in load_file(path / "last" / "trainer.safetensors").items() if key in beside}
+        for path in (tmp_path / "one", tmp_path / "two")
+        if (beside := learned_beside(path))
+    ]
+    assert len(own) == (2 if learner == "meta-sgd" else 0)
+    assert not own or relative_error(*own) < 1e-5
+
+
+def learned_beside(run: Path) -> set[str]:
+    """Return the names of what the learner of a run learns beside the initialisation."""
+    names = load_file(run / "last" / "trainer.safetensors").keys()
+    return {name for name in names if name.startswith("learner.") and f"{name}.exp_avg" in names}
 
 
 def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
