@@ -98,6 +98,7 @@ class OuterConfig:
         10, "outer steps in a row without a finite loss and gradient, each left out, before the run stops"
     )
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
+    pairs: tuple[str, ...] = setting((), "meta-train pairs to learn from (default: all of the data)")
     task_sampling: Literal["uniform", "temperature"] = setting("uniform", "how tasks are drawn")
     temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature")
 

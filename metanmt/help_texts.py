@@ -123,8 +123,10 @@ a comparison file (TOML):
   budgets = [0, 4_000]                     target words to adapt on; 0 is zero-shot
   draws = [1, 2, 3]
   updates = ["all", "adapters"]            which parameters move; default: as fine_tune.update says
-  test_set = "test"                        name, root, beam = 5 and confidence = 0.95 may be given too
+  train_set = "train"                      budgets are drawn from it; dev_set likewise
+  test_sets = ["test", "test-news"]        every pair has the first; the others are scored where a pair has them
   baseline = "joint"                       the others are compared with it
+  beam = 5                                 name, root and confidence = 0.95 may be given too
   [arms.none]
   learner = "none"                         from scratch
   [arms.joint]

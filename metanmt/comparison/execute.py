@@ -26,9 +26,9 @@ from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
 from metanmt.runlog import Progress, say
-from metanmt.runtime import lock_folder, new_folder, write_json
+from metanmt.runtime import lock_folder, new_folder, versions, write_json
 
-RESULT, COUNTS, HYPOTHESES = "result.json", "counts.npz", "hypotheses.txt"
+RESULT, COUNTS, HYPOTHESES = "result.json", "{}.counts.npz", "{}.hypotheses.txt"
 TRANSLATION_PASSES = 3.0  # of beam search over a test set, in forward-backward passes over as many tokens
 
 
@@ -40,7 +40,7 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
     ```
     OUT/data/                 the prepared collection, if the comparison names one
     OUT/runs/ARM/             the meta-training runs
-    OUT/results/ARM/PAIR/BUDGET-UPDATE-DRAW/   result.json, hypotheses.txt, counts.npz; complete or not there
+    OUT/results/ARM/PAIR/BUDGET-UPDATE-DRAW/   result.json, SET.hypotheses.txt, SET.counts.npz; complete or not there
     ```
     """
     store = open_data(compare, out)
@@ -115,11 +115,12 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
             costs[arm.name] = max(0, arm.config.outer.max_target_tokens - spent)
     for cell in plan.cells:
         sets = store.sets(Pair.parse(cell.pair))
-        train, test = sets["train"], sets[plan.compare.test_set]
+        train = sets[plan.compare.train_set]
+        tested = sum(sets[name]["target_tokens"] for name in plan.compare.test_sets if name in sets)
         tuning = plan.arm(cell.arm).config.fine_tune
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
-        cost = tokens * passes + TRANSLATION_PASSES * test["target_tokens"]
+        cost = tokens * passes + TRANSLATION_PASSES * tested
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs
 
@@ -145,7 +146,12 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
         if cell.budget:
             model = folder / "model"
             config = replace(arm.config, fine_tune=replace(arm.config.fine_tune, update=cast(Update, cell.update)))
-            text = fine_tune.Text(data=store.folder, budget_words=cell.budget)
+            text = fine_tune.Text(
+                data=store.folder,
+                budget_words=cell.budget,
+                train_set=plan.compare.train_set,
+                dev_set=plan.compare.dev_set,
+            )
             facts = fine_tune.run(
                 init,
                 cell.pair,
@@ -160,21 +166,8 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             )
         if facts.get("interrupted"):
             raise KeyboardInterrupt(STOPPED)
-        scores = evaluate.run(
-            model=model,
-            pair=cell.pair,
-            data=store.folder,
-            split=plan.compare.test_set,
-            beam=plan.compare.beam,
-            bootstrap=0,
-            out=folder / "evaluation",
-        )
-        hypotheses = list(read_lines(Path(scores["hypotheses"])))
-        references = list(read_lines(store.folder / "text" / cell.pair / f"{plan.compare.test_set}.{pair.target}"))
-        bleu, chrf = (counts(name, hypotheses, references) for name in METRICS)
-        np.savez(folder / COUNTS, bleu=bleu, chrf=chrf)
-        shutil.move(scores["hypotheses"], folder / HYPOTHESES)
-        shutil.rmtree(folder / "evaluation")
+        scored = [name for name in plan.compare.test_sets if name in store.sets(pair)]
+        scores = {name: _score(plan, pair, name, store, model, folder) for name in scored}
         elapsed_seconds = round(time.monotonic() - started, 1)
         analysis = analyse(plan, cell, store, init, model)
         if cell.budget:
@@ -186,18 +179,40 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 "digest": plan.digest(cell, store),
                 "cell": {"arm": cell.arm, "pair": cell.pair, "budget": cell.budget, "update": cell.update},
                 "draw": cell.draw,
-                "scores": scores["scores"],
+                "scores": scores,
                 "adaptation": {key: facts[key] for key in keep if key in facts},
                 "analysis": analysis,
                 "elapsed_seconds": elapsed_seconds,
-                "versions": scores["versions"],
+                "versions": versions(),
             },
         )
 
 
-def load_counts(cells: Sequence[Cell], out: Path, metric: str) -> list[Any]:
-    """Return the sentence statistics of some cells."""
-    return [np.load(out / cell.path / COUNTS)[metric] for cell in cells]
+def _score(plan: Plan, pair: Pair, test_set: str, store: TokenStore, model: Path, folder: Path) -> dict[str, Any]:
+    """Translate a test set and return its scores; hypotheses and sentence statistics go into the folder."""
+    evaluation = folder / "evaluation"
+    facts = evaluate.run(
+        model=model,
+        pair=str(pair),
+        data=store.folder,
+        split=test_set,
+        beam=plan.compare.beam,
+        bootstrap=0,
+        out=evaluation,
+    )
+    hypotheses = list(read_lines(Path(facts["hypotheses"])))
+    references = list(read_lines(store.folder / "text" / str(pair) / f"{test_set}.{pair.target}"))
+    bleu, chrf = (counts(name, hypotheses, references) for name in METRICS)
+    np.savez(folder / COUNTS.format(test_set), bleu=bleu, chrf=chrf)
+    shutil.move(facts["hypotheses"], folder / HYPOTHESES.format(test_set))
+    shutil.rmtree(evaluation)
+    scores: dict[str, Any] = facts["scores"]
+    return scores
+
+
+def load_counts(cells: Sequence[Cell], out: Path, test_set: str, metric: str) -> list[Any]:
+    """Return the sentence statistics of some cells on one test set."""
+    return [np.load(out / cell.path / COUNTS.format(test_set))[metric] for cell in cells]
 
 
 def load_result(cell: Cell, out: Path) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def analyse(plan: Plan, cell: Cell, store: TokenStore, before: str, after: Path)
     """
     if not analysed(plan, cell):
         return None
-    split = "dev" if "dev" in store.sets(Pair.parse(cell.pair)) else plan.compare.test_set
+    dev_set = plan.compare.dev_set
+    split = dev_set if dev_set in store.sets(Pair.parse(cell.pair)) else plan.test_set
     facts = analyze.run(Path(before), after, store.folder, cell.pair, split=split, sentences=SENTENCES)
     return {key: facts[key] for key in ("set", "sentences", "layers")}
 

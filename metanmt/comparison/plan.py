@@ -18,6 +18,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
+from metanmt.meta.task import chosen_pairs
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import add_adapter, targets
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
@@ -52,7 +53,9 @@ class CompareConfig:
     config: str = setting("tiny", "configuration of all arms: a file, or the name of a shipped one")
     set: tuple[str, ...] = setting((), "settings of all arms, each section.key=value")
     pairs: tuple[str, ...] = setting((), "unseen pairs (default: every meta-test pair)")
-    test_set: str = setting("test", "the set that is scored")
+    train_set: str = setting("train", "the set that budgets are drawn from")
+    dev_set: str = setting("dev", "the set that chooses the weights in adapting")
+    test_sets: tuple[str, ...] = setting(("test",), "the sets that are scored; every pair has the first of them")
     budgets: tuple[int, ...] = setting((0, 4_000), "target words to adapt on; 0 is zero-shot")
     draws: tuple[int, ...] = setting((1, 2, 3), "seeds of the support draws, and of everything random in adapting")
     updates: tuple[Update, ...] = setting((), "which parameters move in adapting (default: as fine_tune.update says)")
@@ -110,6 +113,15 @@ class Plan:
     pairs: tuple[str, ...]
     cells: tuple[Cell, ...]
 
+    @property
+    def test_set(self) -> str:
+        """The set that every pair is scored on."""
+        return self.compare.test_sets[0]
+
+    def tested(self, store: TokenStore, test_set: str) -> tuple[str, ...]:
+        """Return the pairs that have a test set."""
+        return tuple(pair for pair in self.pairs if test_set in store.sets(Pair.parse(pair)))
+
     def arm(self, name: str) -> Arm:
         """Return the arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
@@ -127,7 +139,7 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "scored": [self.compare.test_set, self.compare.beam],
+            "sets": [self.compare.train_set, self.compare.dev_set, self.compare.test_sets, self.compare.beam],
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -232,13 +244,7 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     """
     arms = make_arms(compare)
     pairs = tuple(dict.fromkeys(compare.pairs)) or tuple(str(pair) for pair in store.pairs("meta-test"))
-    for name in pairs:
-        sets = store.sets(Pair.parse(name))
-        for needed in ("train", compare.test_set):
-            if needed not in sets:
-                raise ConfigError(f"{name} has no set {needed!r}.", did_you_mean(needed, sets))
-        for budget in compare.budgets:
-            _check_budget(name, budget, sets["train"])
+    _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in pairs})
     if not compare.draws or len(set(compare.draws)) < len(compare.draws):
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
     tokenizer = load_tokenizer(store.tokenizer_folder)
@@ -246,6 +252,7 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
         if arm.trained:
             MetaValidation(store, tokenizer, arm.config)
+            chosen_pairs(store, arm.config.outer.pairs)
         if arm.universal:
             data_vectors(store.folder, store.digest)
         if arm.checkpoint:
@@ -263,6 +270,23 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     if not cells:
         raise ConfigError("The comparison has nothing to run.", "Give it budgets, pairs and arms.")
     return Plan(compare, arms, pairs, cells)
+
+
+def _check_sets(compare: CompareConfig, sets_of: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+    """Raise a ConfigError if there is not the text to adapt on, to choose by or to score."""
+    if not compare.test_sets or len(set(compare.test_sets)) < len(compare.test_sets):
+        raise ConfigError(f"The test sets are {list(compare.test_sets)}.", 'Give each once: test_sets = ["test"].')
+    for name, sets in sets_of.items():
+        chosen = (compare.dev_set,) if compare.dev_set != CompareConfig.dev_set else ()  # or else a part of train
+        for needed in (compare.train_set, *chosen, compare.test_sets[0]):
+            if needed not in sets:
+                raise ConfigError(f"{name} has no set {needed!r}.", did_you_mean(needed, sets))
+        for budget in compare.budgets:
+            _check_budget(name, budget, sets[compare.train_set])
+    known = dict.fromkeys(name for sets in sets_of.values() for name in sets)
+    for wanted in compare.test_sets[1:]:
+        if wanted not in known:
+            raise ConfigError(f"No pair has a set {wanted!r}.", did_you_mean(wanted, known))
 
 
 def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,53 +36,94 @@ Group = tuple[str, int, str]
 
 
 def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
-    """Return everything that the tables show: scores, differences from the baseline, costs, signatures."""
+    """Return everything that the tables show: scores, differences from the baseline, costs, signatures.
+
+    `rows` are the scores on the test set that every pair has; `other_test_sets` holds those on each other one.
+    """
     cells: dict[Group, dict[str, list[Cell]]] = {}
     for cell in plan.cells:
         by_pair = cells.setdefault((cell.arm, cell.budget, cell.update), {})
         by_pair.setdefault(cell.pair, []).append(cell)
-    compared = [
-        group for group in cells if group[0] != plan.compare.baseline and (plan.compare.baseline, *group[1:]) in cells
-    ]
-    places = len(plan.pairs) + (len(plan.pairs) > 1)  # the mean is looked at as well
+    baseline = plan.compare.baseline
+    compared = [group for group in cells if group[0] != baseline and (baseline, *group[1:]) in cells]
+    tested = {name: plan.tested(store, name) for name in plan.compare.test_sets}
+    places = sum(len(pairs) + (len(pairs) > 1) for pairs in tested.values())  # the mean is looked at as well
     comparisons = max(1, len(compared) * places * len(METRICS))
     results_of = {cell: load_result(cell, out) for cell in plan.cells}
-    shared = same_sentences({pair: _sides(plan, store, pair) for pair in plan.pairs})
-    rows, signatures = [], {}
-    for group, by_pair in cells.items():
-        arm, budget, update = group
-        row: dict[str, Any] = {"arm": arm, "budget": budget, "update": update, "scores": {}, "lead": {}}
-        results = {pair: [results_of[cell] for cell in drawn] for pair, drawn in by_pair.items()}
-        for metric in METRICS:
-            scores = {pair: [r["scores"][metric]["score"] for r in found] for pair, found in results.items()}
-            signatures[metric] = next(iter(results.values()))[0]["scores"][metric]["signature"]
-            spread = {pair: mean_and_deviation(values) for pair, values in scores.items()}
-            row["scores"][metric] = {pair: {"mean": m, "sd": sd} for pair, (m, sd) in spread.items()}
-            row["scores"][metric]["mean"] = {"mean": sum(m for m, _ in spread.values()) / len(spread), "sd": None}
-            if group in compared:
-                other = cells[plan.compare.baseline, budget, update]
-                leads = {pair: _lead(drawn, other[pair], metric, out) for pair, drawn in by_pair.items()}
-                mean = mean_difference(list(leads.values()), [shared[pair] for pair in leads])
-                row["lead"][metric] = {
-                    place: lead_facts(lead, plan.compare.confidence, comparisons)
-                    for place, lead in {**leads, "mean": mean}.items()
-                }
-        row["adaptation"] = _adaptation([result for found in results.values() for result in found])
-        rows.append(row)
+    scored = _Scored(plan, store, out, cells, results_of, compared, comparisons)
+    main, *others = (scored.on(test_set, pairs) for test_set, pairs in tested.items())
+    for row in main["rows"]:
+        drawn = cells[row["arm"], row["budget"], row["update"]]
+        row["adaptation"] = _adaptation([results_of[cell] for found in drawn.values() for cell in found])
+    signed = next(iter(results_of.values()))["scores"][plan.test_set]
     return {
         "name": plan.compare.name,
-        "pairs": list(plan.pairs),
-        "test_set": plan.compare.test_set,
+        "train_set": plan.compare.train_set,
         "draws": list(plan.compare.draws),
-        "baseline": plan.compare.baseline,
+        "baseline": baseline,
         "confidence": plan.compare.confidence,
         "comparisons": comparisons,
-        "shared_sentences": _groups(shared),
-        "rows": rows,
+        **main,
+        "other_test_sets": others,
         "layers": collect_layers(plan, results_of),
         "training": [_training(arm, out) for arm in plan.arms if arm.trained],
-        "signatures": signatures,
+        "signatures": {metric: signed[metric]["signature"] for metric in METRICS},
     }
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The scores of all results, by test set."""
+
+    plan: Plan
+    store: TokenStore
+    out: Path
+    cells: Mapping[Group, Mapping[str, Sequence[Cell]]]
+    results_of: Mapping[Cell, Mapping[str, Any]]
+    compared: Sequence[Group]
+    comparisons: int
+
+    def on(self, test_set: str, pairs: Sequence[str]) -> dict[str, Any]:
+        """Return the rows of one test set, which these pairs have."""
+        shared = same_sentences({pair: _sides(self.store, pair, test_set) for pair in pairs})
+        return {
+            "test_set": test_set,
+            "pairs": list(pairs),
+            "shared_sentences": _groups(shared),
+            "rows": [self._row(group, test_set, shared) for group in self.cells],
+        }
+
+    def _row(self, group: Group, test_set: str, shared: Mapping[str, str]) -> dict[str, Any]:
+        """Return the scores of a group, and its leads over the baseline if it is compared with that.
+
+        Args:
+            group: arm, budget, update.
+            test_set: its name.
+            shared: of each pair that has it, the first whose sentences are the same.
+        """
+        arm, budget, update = group
+        row: dict[str, Any] = {"arm": arm, "budget": budget, "update": update, "scores": {}, "lead": {}}
+        drawn = {pair: self.cells[group][pair] for pair in shared}
+        for metric in METRICS:
+            spread = {pair: mean_and_deviation(self._values(found, test_set, metric)) for pair, found in drawn.items()}
+            row["scores"][metric] = {pair: {"mean": mean, "sd": sd} for pair, (mean, sd) in spread.items()}
+            row["scores"][metric]["mean"] = {"mean": _mean([mean for mean, _ in spread.values()]), "sd": None}
+            if group in self.compared:
+                other = self.cells[self.plan.compare.baseline, budget, update]
+                leads = {pair: self._lead(found, other[pair], test_set, metric) for pair, found in drawn.items()}
+                mean = mean_difference(list(leads.values()), list(shared.values()))
+                row["lead"][metric] = {
+                    place: lead_facts(lead, self.plan.compare.confidence, self.comparisons)
+                    for place, lead in {**leads, "mean": mean}.items()
+                }
+        return row
+
+    def _values(self, drawn: Sequence[Cell], test_set: str, metric: str) -> list[float]:
+        return [self.results_of[cell]["scores"][test_set][metric]["score"] for cell in drawn]
+
+    def _lead(self, ours: Sequence[Cell], theirs: Sequence[Cell], test_set: str, metric: str) -> PairDifference:
+        system, baseline = (load_counts(cells, self.out, test_set, metric) for cells in (ours, theirs))
+        return paired_difference(system, baseline, scorer(metric))
 
 
 def same_sentences(sides: Mapping[str, tuple[str, str]]) -> dict[str, str]:
@@ -99,19 +141,15 @@ def same_sentences(sides: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return first
 
 
-def _sides(plan: Plan, store: TokenStore, name: str) -> tuple[str, str]:
+def _sides(store: TokenStore, name: str, test_set: str) -> tuple[str, str]:
     pair, folder = Pair.parse(name), store.folder / "text" / name
-    source, target = (digest(folder / f"{plan.compare.test_set}.{side}") for side in (pair.source, pair.target))
+    source, target = (digest(folder / f"{test_set}.{side}") for side in (pair.source, pair.target))
     return source, target
 
 
 def _groups(first: Mapping[str, str]) -> list[list[str]]:
     groups = [[pair for pair, other in first.items() if other == name] for name in dict.fromkeys(first.values())]
     return [group for group in groups if len(group) > 1]
-
-
-def _lead(ours: Sequence[Cell], theirs: Sequence[Cell], metric: str, out: Path) -> PairDifference:
-    return paired_difference(load_counts(ours, out, metric), load_counts(theirs, out, metric), scorer(metric))
 
 
 def lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[str, float]:
@@ -138,23 +176,21 @@ def _training(arm: Arm, out: Path) -> dict[str, Any]:
 
 def format_comparison(found: dict[str, Any]) -> str:
     """Return the tables, readable on a terminal and as Markdown."""
-    pairs, baseline = found["pairs"], found["baseline"]
+    baseline = found["baseline"]
     lines = [f"# {found['name']}", ""] if found["name"] else []
     draws = len(found["draws"])
-    lines.append(f"Set {found['test_set']}; {draws} draws (seeds {', '.join(map(str, found['draws']))}), mean ± sd.")
+    lines.append(
+        f"Adapted on draws from the set {found['train_set']}, scored on {found['test_set']}; {draws} draws (seeds "
+        f"{', '.join(map(str, found['draws']))}), mean ± sd."
+    )
     lines.append(
         f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "
         f"and draws and corrected for {found['comparisons']} comparisons, excludes zero. Each arm is one meta-"
         "training: what another of its seeds would give is not in the interval."
     )
-    lines += [sharing_note(group) for group in found["shared_sentences"]]
-    for budget, update in sorted({(row["budget"], row["update"]) for row in found["rows"]}):
-        rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]
-        moves = "" if update in ("all", "none") else f", {update} moving"
-        lines += ["", f"Adapted on {budget:,} target words{moves}:" if budget else "Zero-shot:"]
-        for metric in METRICS:
-            body = [[row["arm"], *(_cell(row, metric, pair) for pair in [*pairs, "mean"])] for row in rows]
-            lines += ["", table([NAMES[metric], *pairs, "mean"], body)]
+    lines += _score_tables(found)
+    for other in found["other_test_sets"]:
+        lines += ["", f"The same models on the set {other['test_set']}.", *_score_tables(other)]
     if found["layers"]:
         lines += ["", format_layers(found["layers"])]
     if found["training"]:
@@ -168,6 +204,20 @@ def format_comparison(found: dict[str, Any]) -> str:
         ]
     lines += ["", *(f"{NAMES[metric]:7} {signature}" for metric, signature in found["signatures"].items())]
     return "\n".join(lines)
+
+
+def _score_tables(scored: dict[str, Any]) -> list[str]:
+    """Return the lines of the tables of one test set."""
+    lines = [sharing_note(group) for group in scored["shared_sentences"]]
+    pairs, rows = scored["pairs"], scored["rows"]
+    for budget, update in sorted({(row["budget"], row["update"]) for row in rows}):
+        alike = [row for row in rows if (row["budget"], row["update"]) == (budget, update)]
+        moves = "" if update in ("all", "none") else f", {update} moving"
+        lines += ["", f"Adapted on {budget:,} target words{moves}:" if budget else "Zero-shot:"]
+        for metric in METRICS:
+            body = [[row["arm"], *(_cell(row, metric, pair) for pair in [*pairs, "mean"])] for row in alike]
+            lines += ["", table([NAMES[metric], *pairs, "mean"], body)]
+    return lines
 
 
 def sharing_note(pairs: Sequence[str]) -> str:
@@ -212,17 +262,16 @@ def _adaptation_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def as_csv(found: dict[str, Any]) -> str:
-    """Return one line an arm, budget, update, pair and metric."""
+    """Return one line a test set, arm, budget, update, pair and metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["arm", "budget", "update", "pair", "metric", "mean", "sd", "lead", "low", "high", "p_value", "signature"]
-    )
-    for row in found["rows"]:
-        for metric in METRICS:
-            for pair, score in row["scores"][metric].items():
-                lead = row["lead"].get(metric, {}).get(pair, {})
-                facts = [lead.get(key, "") for key in ("value", "low", "high", "p_value")]
-                start = [row["arm"], row["budget"], row["update"], pair, metric, score["mean"], score["sd"]]
-                writer.writerow([*start, *facts, found["signatures"][metric]])
+    keys, facts = ["arm", "budget", "update"], ["value", "low", "high", "p_value"]
+    writer.writerow(["test_set", *keys, "pair", "metric", "mean", "sd", "lead", *facts[1:], "signature"])
+    for scored in (found, *found["other_test_sets"]):
+        for row in scored["rows"]:
+            for metric in METRICS:
+                for pair, score in row["scores"][metric].items():
+                    lead = row["lead"].get(metric, {}).get(pair, {})
+                    start = [scored["test_set"], *(row[key] for key in keys), pair, metric, score["mean"], score["sd"]]
+                    writer.writerow([*start, *(lead.get(key, "") for key in facts), found["signatures"][metric]])
     return text.getvalue()

@@ -15,7 +15,7 @@ from metanmt.config import BatchConfig, OuterConfig
 from metanmt.data.batch import Batch, Indices, deal, make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
-from metanmt.errors import CorpusError
+from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.meta.distributed import ALONE, Ranks
 
 SOURCE_SHELVES = 4
@@ -54,14 +54,28 @@ class Episode:
         return sum(batch.target_tokens for batch in self.batches)
 
 
-def load_tasks(store: TokenStore, batch: BatchConfig) -> list[Task]:
-    """Return the meta-train tasks of a store; a meta-dev or meta-test pair is never one.
+def chosen_pairs(store: TokenStore, names: Sequence[str] = ()) -> list[Pair]:
+    """Return the meta-train pairs of a store, or those of these names; a meta-dev or meta-test pair is never one.
 
     Raises:
+        UsageError: a name that is none of them.
+    """
+    known = store.pairs("meta-train")
+    for name in names:
+        if Pair.parse(name) not in known:
+            raise UsageError(f"{store.folder} has no meta-train pair {name}.", did_you_mean(name, map(str, known)))
+    return [pair for pair in known if not names or str(pair) in names]
+
+
+def load_tasks(store: TokenStore, batch: BatchConfig, names: Sequence[str] = ()) -> list[Task]:
+    """Return the meta-train tasks of a store, those of all its pairs or of these.
+
+    Raises:
+        UsageError: a name that is no meta-train pair's.
         CorpusError: there is no meta-train pair, or one has too few sentences for an episode.
     """
     tasks = []
-    for pair in store.pairs("meta-train"):
+    for pair in chosen_pairs(store, names):
         bitext = store.bitext(pair, "train")
         usable = bitext.shorter_than(batch.max_sentence_tokens)
         if len(usable) < 2:

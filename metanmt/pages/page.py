@@ -86,11 +86,10 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
         "finding": finding(comparison),
         "legend": [(system.label, system.style) for system in comparison.systems],
         "learners": [item for item in figures.arm_styles(comparison).items() if comparison.metrics(item[0])],
-        "tables": _tables(comparison),
+        "scored": [_scored(scored) for scored in (found, *found.get("other_test_sets", []))],
         "budget_charts": figures.budget_charts(comparison, key),
         "learning_charts": figures.learning_charts(comparison, key),
         "moves": what_moves(comparison, key),
-        "shared": [sharing_note(pairs) for pairs in found.get("shared_sentences", [])],
         "budget": chosen,
         "translations": side_by_side(comparison, chosen, sentences),
         "training": [{**row, "best": _best(row)} for row in found["training"]],
@@ -101,19 +100,19 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
     }
 
 
-def _tables(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the score tables, one a budget and metric, with the best of every column."""
-    found = comparison.found
+def _scored(scored: dict[str, Any]) -> dict[str, Any]:
+    """Return the score tables of one test set, one a budget and metric, with the best of every column."""
     tables = []
-    for budget, update in sorted({(row["budget"], row["update"]) for row in found["rows"]}):
-        rows = [row for row in found["rows"] if (row["budget"], row["update"]) == (budget, update)]
+    for budget, update in sorted({(row["budget"], row["update"]) for row in scored["rows"]}):
+        rows = [row for row in scored["rows"] if (row["budget"], row["update"]) == (budget, update)]
         for metric, name in METRICS.items():
-            places = [*([MEAN] if len(found["pairs"]) > 1 else []), *found["pairs"]]
+            places = [*([MEAN] if len(scored["pairs"]) > 1 else []), *scored["pairs"]]
             best = {place: max(row["scores"][metric][place]["mean"] for row in rows) for place in places}
             moves = "" if update in ("all", "none") else f", {update} moving"
-            title = f"{name}, {words_of(budget)}{moves}"
+            title = f"{name} on {scored['test_set']}, {words_of(budget)}{moves}"
             tables.append({"title": title, "metric": metric, "places": places, "rows": rows, "best": best})
-    return tables
+    notes = [sharing_note(pairs) for pairs in scored.get("shared_sentences", [])]
+    return {"test_set": scored["test_set"], "tables": tables, "notes": notes}
 
 
 def _best(training: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from metanmt.comparison.execute import HYPOTHESES
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.data.store import FACTS_FILE
@@ -53,6 +54,11 @@ class Comparison:
         return str(self.found["name"] or f"Comparison {self.folder.resolve().name}")
 
     @property
+    def test_set(self) -> str:
+        """The set that every pair is scored on; charts and translations are of this one."""
+        return str(self.found["test_set"])
+
+    @property
     def pairs(self) -> list[str]:
         """The unseen pairs."""
         return list(self.found["pairs"])
@@ -88,7 +94,7 @@ class Comparison:
         by_draw: dict[int, list[float]] = {}
         for (arm, _, other, update, draw), path in self.results.items():
             if (arm, other, update) == (system.arm, budget, system.update):
-                by_draw.setdefault(draw, []).append(read_json(path / "result.json")["scores"][metric]["score"])
+                by_draw.setdefault(draw, []).append(_score(path, self.test_set, metric))
         means = [float(np.mean(values)) for values in by_draw.values()]
         return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
@@ -111,7 +117,7 @@ class Comparison:
         """Return where the two sides of a pair's test set lie."""
         languages = Pair.parse(pair)
         folder = (self.data or self.folder) / "text" / pair
-        return [folder / f"{self.found['test_set']}.{side}" for side in (languages.source, languages.target)]
+        return [folder / f"{self.test_set}.{side}" for side in (languages.source, languages.target)]
 
     def versions(self) -> list[dict[str, str]]:
         """Return the different sets of versions that its results were made with."""
@@ -148,7 +154,7 @@ def _results(folder: Path, found: dict[str, Any]) -> dict[ResultKey, Path]:
         result = read_json(path)
         cell = result["cell"]
         key = (cell["arm"], cell["pair"], cell["budget"], cell["update"], result["draw"])
-        if (path.parent / "hypotheses.txt").is_file():
+        if (path.parent / HYPOTHESES.format(found["test_set"])).is_file():
             there[key] = path.parent
     wanted: list[ResultKey] = [
         (row["arm"], pair, row["budget"], row["update"], draw)
@@ -164,6 +170,10 @@ def _results(folder: Path, found: dict[str, Any]) -> dict[ResultKey, Path]:
             f"Run its command again, `metanmt compare ... --out {folder}`: it does only what is missing.",
         )
     return {key: there[key] for key in wanted}
+
+
+def _score(result: Path, test_set: str, metric: str) -> float:
+    return float(read_json(result / "result.json")["scores"][test_set][metric]["score"])
 
 
 def read_json(path: Path) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from metanmt.comparison.execute import HYPOTHESES
 from metanmt.comparison.statistics import metric
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
@@ -56,7 +57,9 @@ def side_by_side(comparison: Comparison, budget: int, most: int) -> list[Transla
         if text is None or not paths:
             continue
         sources, references = text
-        systems = {system: list(read_lines(path / "hypotheses.txt")) for system, path in paths.items()}
+        systems = {
+            system: list(read_lines(path / HYPOTHESES.format(comparison.test_set))) for system, path in paths.items()
+        }
         for system, hypotheses in systems.items():
             if len(hypotheses) != len(references):
                 raise MetanmtError(

@@ -67,7 +67,7 @@ class _Training:
     def __init__(self, config: Config, store: TokenStore, ranks: Ranks) -> None:
         self.config, self.store, self.ranks = config, store, ranks
         self.tokenizer = load_tokenizer(store.tokenizer_folder)
-        self.tasks = load_tasks(store, config.batch)
+        self.tasks = load_tasks(store, config.batch, config.outer.pairs)
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
@@ -260,7 +260,7 @@ class _Training:
         """Write a checkpoint of the run as it stands."""
         now = self.clock()
         self.state = replace(self.state, elapsed_seconds=now, saved_at_seconds=now)
-        pair = self.store.pairs("meta-train")[0]
+        pair = self.tasks[0].pair
         self.files.save(self.state, self.initialization, self.optimizer, self.tokenizer, pair, self.learner.own)
 
     def survive(self, error: RuntimeError) -> None:

@@ -23,7 +23,7 @@ from metanmt.comparison import compare, execute, tables
 from metanmt.comparison.layers import collect_layers, format_layers
 from metanmt.comparison.plan import Cell, load_compare, make_plan
 from metanmt.comparison.statistics import Difference
-from metanmt.comparison.tables import format_comparison, same_sentences
+from metanmt.comparison.tables import as_csv, format_comparison, same_sentences
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError
 from metanmt.nmt.score import score
@@ -57,12 +57,13 @@ def test_every_cell_is_there_and_nothing_else(finished: tuple[dict[str, Any], Pa
     assert not list(out.rglob("*.safetensors")) or all("runs" in path.parts for path in out.rglob("*.safetensors"))
     assert not list(out.rglob(".*.tmp"))
     names = {path.name for path in (out / "results" / "joint" / "fi-en" / "100-all-2").iterdir()}
-    assert names == {"result.json", "hypotheses.txt", "counts.npz"}
+    files = {f"{test_set}.{what}" for test_set in ("test", "dev") for what in ("hypotheses.txt", "counts.npz")}
+    assert names == {"result.json", *files}
 
 
 def contents(out: Path) -> dict[str, bytes]:
     """Return what a comparison found and the weights of its runs, without how long it took."""
-    names = ("counts.npz", "hypotheses.txt", "model.safetensors")
+    names = ("test.counts.npz", "test.hypotheses.txt", "model.safetensors")
     files = {str(path.relative_to(out)): path.read_bytes() for name in names for path in out.rglob(name)}
     results = {str(path.relative_to(out)): json.loads(path.read_text(encoding="utf-8")) for path in out.glob(RESULTS)}
     return files | {name: json.dumps([facts["digest"], facts["scores"]]).encode() for name, facts in results.items()}
@@ -84,14 +85,30 @@ def test_scores_and_leads_are_those_of_the_hypotheses(finished: tuple[dict[str, 
     for arm in ("joint", "fomaml"):
         values = []
         for draw in (1, 2):
-            path = out / "results" / arm / "fi-en" / f"100-all-{draw}" / "hypotheses.txt"
+            path = out / "results" / arm / "fi-en" / f"100-all-{draw}" / "test.hypotheses.txt"
             hypotheses = path.read_text(encoding="utf-8").split("\n")[:-1]
             values.append(score(hypotheses, references, ter=False)["chrf"]["score"])
         row = next(row for row in found["rows"] if (row["arm"], row["budget"]) == (arm, 100))
         means[arm] = sum(values) / 2
         assert row["scores"]["chrf"]["fi-en"]["mean"] == pytest.approx(means[arm])
     assert row["lead"]["chrf"]["fi-en"]["value"] == pytest.approx(means["fomaml"] - means["joint"])
-    assert found["comparisons"] == 6
+    assert found["comparisons"] == 12
+
+
+def test_every_test_set_is_scored_by_the_same_model(finished: tuple[dict[str, Any], Path], data: Path) -> None:
+    found, out = finished
+    (other,) = found["other_test_sets"]
+    assert (found["test_set"], other["test_set"], other["pairs"]) == ("test", "dev", ["fi-en"])
+    for row in other["rows"]:
+        name = f"{row['budget']}-{row['update']}-1" if row["budget"] else "zero-shot"
+        hypotheses = (out / "results" / row["arm"] / "fi-en" / name / "dev.hypotheses.txt").read_text(encoding="utf-8")
+        references = (data / "text" / "fi-en" / "dev.en").read_text(encoding="utf-8").splitlines()
+        if not row["budget"]:
+            expected = score(hypotheses.split("\n")[:-1], references, ter=False)["chrf"]["score"]
+            assert row["scores"]["chrf"]["fi-en"]["mean"] == pytest.approx(expected)
+        assert ("chrf" in row["lead"]) == (row["arm"] != "joint" and (row["arm"], row["budget"]) != ("none", 0))
+    assert "The same models on the set dev." in format_comparison(found)
+    assert as_csv(found).count("\ndev,") == sum(len(item["scores"]["chrf"]) * 2 for item in other["rows"])
 
 
 def test_the_cost_is_equal_and_stated(finished: tuple[dict[str, Any], Path]) -> None:
@@ -100,7 +117,7 @@ def test_the_cost_is_equal_and_stated(finished: tuple[dict[str, Any], Path]) -> 
     assert costs.keys() == {"joint", "fomaml"}
     assert costs["joint"] == pytest.approx(costs["fomaml"], rel=0.3)
     text = format_comparison(found)
-    for part in ("BLEU", "chrF++", "version:", "Zero-shot", "corrected for 6 comparisons", "peak MiB"):
+    for part in ("BLEU", "chrF++", "version:", "Zero-shot", "corrected for 12 comparisons", "peak MiB"):
         assert part in text
 
 
@@ -188,7 +205,7 @@ def test_the_files_beside_it(finished: tuple[dict[str, Any], Path], file: Path, 
     assert found["command"] == f"metanmt compare {file} --out {out}"
     with (out / "comparison.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    assert len(rows) == 5 * 2 * 2  # groups, metrics, the pair and the mean
+    assert len(rows) == 2 * 5 * 2 * 2  # test sets, groups, metrics, the pair and the mean
     assert all(row["signature"] for row in rows)
 
 
@@ -252,7 +269,7 @@ def test_update_strategies_are_cells(finished: tuple[dict[str, Any], Path], file
         for name in names
     }
     assert len(set(losses.values())) == len(names)
-    hypotheses = [(cells / name / "hypotheses.txt").read_text() for name in ("zero-shot", "100-none-1")]
+    hypotheses = [(cells / name / "test.hypotheses.txt").read_text() for name in ("zero-shot", "100-none-1")]
     assert hypotheses[0] == hypotheses[1]
     assert hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest() == before
 
@@ -268,7 +285,7 @@ def test_pairs_of_one_test_set_are_resampled_together(
 ) -> None:
     """A second pair with the first one's results: no surer on the same references, surer on others."""
 
-    def made_up(cells: Sequence[Cell], out: Path, metric: str) -> list[Any]:
+    def made_up(cells: Sequence[Cell], out: Path, test_set: str, metric: str) -> list[Any]:
         values = [np.random.default_rng([cell.draw, len(cell.arm)]).normal(size=30) for cell in cells]
         return [np.stack([value, np.ones(30)], axis=1) for value in values]
 
@@ -280,10 +297,12 @@ def test_pairs_of_one_test_set_are_resampled_together(
         shutil.copytree(results / "fi-en", results / "sv-en")
     text = tmp_path / "data" / "text"
     shutil.copytree(text / "fi-en", text / "sv-en", dirs_exist_ok=True)
-    (text / "sv-en" / "test.sv").write_text("another source\n", encoding="utf-8")
+    for name in ("test.sv", "dev.sv"):
+        (text / "sv-en" / name).write_text("another source\n", encoding="utf-8")
     if not shared:
         (text / "sv-en" / "test.en").write_text("other references\n", encoding="utf-8")
     store = TokenStore.open(tmp_path / "data")
+    store.facts["pairs"]["sv-en"] = store.facts["pairs"]["fi-en"]
     plan = make_plan(load_compare(file), store)
     again = tuple(replace(cell, pair="sv-en") for cell in plan.cells)
     found = tables.collect(replace(plan, pairs=("fi-en", "sv-en"), cells=plan.cells + again), store, tmp_path / "out")

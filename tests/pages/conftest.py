@@ -136,6 +136,7 @@ def write_comparison(out: Path) -> dict[str, Any]:
     found = {
         "name": "Four initialisations <at equal cost>",
         "pairs": list(PAIRS),
+        "train_set": "train",
         "test_set": "test",
         "draws": list(DRAWS),
         "baseline": "joint",
@@ -143,6 +144,7 @@ def write_comparison(out: Path) -> dict[str, Any]:
         "comparisons": 14,
         "shared_sentences": [list(PAIRS)],
         "rows": rows,
+        "other_test_sets": [other_test_set(rows)],
         "layers": [layers_of(arm) for arm in trained],
         "training": [{"arm": arm, "run": "runs", "learner": arm, **spent} for arm in trained],
         "signatures": {"bleu": "nrefs:1|case:mixed|version:2.6.0", "chrf": "nrefs:1|nc:6|nw:2|version:2.6.0"},
@@ -154,6 +156,18 @@ def write_comparison(out: Path) -> dict[str, Any]:
     return found
 
 
+def other_test_set(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a second test set, which the first pair only has."""
+
+    first = next(iter(PAIRS))
+
+    def on_first(scores: dict[str, Any]) -> dict[str, Any]:
+        return {metric: dict.fromkeys((first, "mean"), by_place[first]) for metric, by_place in scores.items()}
+
+    kept = [{**row, "scores": on_first(row["scores"]), "lead": on_first(row["lead"])} for row in rows]
+    return {"test_set": "test-news", "pairs": [first], "shared_sentences": [], "rows": kept}
+
+
 def write_result(out: Path, row: dict[str, Any], pair: str, draw: int) -> dict[str, Any]:
     lines = [hypothesis(row["arm"], row["budget"], draw, number) for number in range(SENTENCES)]
     lines[0] = ATTACK if row["arm"] == "fomaml" else lines[0]
@@ -162,8 +176,8 @@ def write_result(out: Path, row: dict[str, Any], pair: str, draw: int) -> dict[s
     adapted = f"{row['budget']}-all-{draw}" if row["budget"] else "zero-shot"
     folder = out / "results" / row["arm"] / pair / adapted
     cell = {"arm": row["arm"], "pair": pair, "budget": row["budget"], "update": row["update"]}
-    write(folder / "result.json", {"cell": cell, "draw": draw, "scores": scores, "versions": VERSIONS})
-    write(folder / "hypotheses.txt", "\n".join(lines) + "\n")
+    write(folder / "result.json", {"cell": cell, "draw": draw, "scores": {"test": scores}, "versions": VERSIONS})
+    write(folder / "test.hypotheses.txt", "\n".join(lines) + "\n")
     return scores
 
 

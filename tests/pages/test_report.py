@@ -222,7 +222,7 @@ def test_two_updates_are_two_lines_and_share_zero_shot(own_folder: Path) -> None
     out = own_folder.parent / "report.html"
     assert main(["report", str(own_folder), "--out", str(out), "--sentences", "2"]) == 0
     page = out.read_text(encoding="utf-8")
-    assert "chrF++, adapted on 500 target words, embeddings moving" in page
+    assert "chrF++ on test, adapted on 500 target words, embeddings moving" in page
     assert "<title>fomaml (embeddings), zero-shot: 22.7</title>" in page
     assert "Adapted on 2,000 target words, fomaml (all) scores highest" in page
 
@@ -244,7 +244,7 @@ def spoil(folder: Path, how: str) -> list[str]:
     elif how == "unfinished":
         (folder / "comparison.json").unlink()
     elif how == "a result is missing":
-        (folder / "results" / "fomaml" / "he-en" / "500-all-2" / "hypotheses.txt").unlink()
+        (folder / "results" / "fomaml" / "he-en" / "500-all-2" / "test.hypotheses.txt").unlink()
     elif how == "damaged":
         (folder / "comparison.json").write_text("{", encoding="utf-8")
     elif how == "of something else":

@@ -59,6 +59,23 @@ def test_other_learners_cost_the_same(learner: str, data: Path, tmp_path: Path, 
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_only_the_chosen_pairs_are_learned_from(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    plain = meta_train.outer_step
+
+    def noted(initialization: Any, episodes: Any, *arguments: Any) -> Any:
+        seen.update(str(episode.pair) for episode in episodes)
+        return plain(initialization, episodes, *arguments)
+
+    monkeypatch.setattr(meta_train, "outer_step", noted)
+    config = small_config("outer.max_target_tokens=1500", 'outer.pairs=["sv-en", "es-en"]')
+    meta_train.run(config, data, tmp_path / "run")
+    assert seen == {"sv-en", "es-en"}
+    wrong = small_config('outer.pairs=["sv-en", "fi-en"]')
+    with pytest.raises(UsageError, match="no meta-train pair fi-en"):
+        meta_train.run(wrong, data, tmp_path / "none")
+
+
 def test_an_interrupted_and_resumed_run_has_the_same_bits(
     data: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
