@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -149,7 +149,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             text = fine_tune.Text(
                 data=store.folder,
                 budget_words=cell.budget,
-                train_set=plan.compare.train_set,
+                train_set=cell.train_set,
                 dev_set=plan.compare.dev_set,
             )
             facts = fine_tune.run(
@@ -177,8 +177,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             folder / RESULT,
             {
                 "digest": plan.digest(cell, store),
-                "cell": {"arm": cell.arm, "pair": cell.pair, "budget": cell.budget, "update": cell.update},
-                "draw": cell.draw,
+                "cell": asdict(cell),
                 "scores": scores,
                 "adaptation": {key: facts[key] for key in keep if key in facts},
                 "analysis": analysis,

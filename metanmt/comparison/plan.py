@@ -89,19 +89,21 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cell:
-    """One adaptation and its score. Budget 0 is zero-shot, with draw 0 and nothing moved."""
+    """One adaptation and its scores. Budget 0 is zero-shot, with draw 0 and nothing moved."""
 
     arm: str
     pair: str
     budget: int
     update: str
     draw: int
+    train_set: str = "train"
 
     @property
     def path(self) -> Path:
-        """Where its result lies, below the comparison's folder."""
+        """Where its result lies, below the comparison's folder, which comparisons of other train sets may share."""
         adapted = f"{self.budget}-{self.update}-{self.draw}" if self.budget else "zero-shot"
-        return Path("results") / self.arm / self.pair / adapted
+        domain = "" if self.train_set == Cell.train_set else f"{self.train_set}-"
+        return Path("results") / self.arm / self.pair / f"{domain}{adapted}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "sets": [self.compare.train_set, self.compare.dev_set, self.compare.test_sets, self.compare.beam],
+            "scored": [self.compare.dev_set, self.compare.test_sets, self.compare.beam],
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -259,7 +261,7 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
             folder = checkpoint_folder(Path(arm.checkpoint))
             check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
     cells = tuple(
-        Cell(arm.name, pair, budget, update, draw if budget else 0)
+        Cell(arm.name, pair, budget, update, draw if budget else 0, compare.train_set)
         for arm in arms
         for pair in pairs
         for budget in dict.fromkeys(compare.budgets)

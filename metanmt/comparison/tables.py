@@ -178,10 +178,10 @@ def format_comparison(found: dict[str, Any]) -> str:
     """Return the tables, readable on a terminal and as Markdown."""
     baseline = found["baseline"]
     lines = [f"# {found['name']}", ""] if found["name"] else []
-    draws = len(found["draws"])
+    draws, seeds = len(found["draws"]), ", ".join(map(str, found["draws"]))
     lines.append(
-        f"Adapted on draws from the set {found['train_set']}, scored on {found['test_set']}; {draws} draws (seeds "
-        f"{', '.join(map(str, found['draws']))}), mean ± sd."
+        f"Adapted on draws from the set {found['train_set']}, scored on {found['test_set']}; "
+        + (f"{draws} draws (seeds {seeds}), mean ± sd." if draws > 1 else f"one draw (seed {seeds}).")
     )
     lines.append(
         f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "

@@ -86,7 +86,7 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
         "finding": finding(comparison),
         "legend": [(system.label, system.style) for system in comparison.systems],
         "learners": [item for item in figures.arm_styles(comparison).items() if comparison.metrics(item[0])],
-        "scored": [_scored(scored) for scored in (found, *found.get("other_test_sets", []))],
+        "scored": [_scored(scored) for scored in (found, *found["other_test_sets"])],
         "budget_charts": figures.budget_charts(comparison, key),
         "learning_charts": figures.learning_charts(comparison, key),
         "moves": what_moves(comparison, key),
@@ -111,7 +111,7 @@ def _scored(scored: dict[str, Any]) -> dict[str, Any]:
             moves = "" if update in ("all", "none") else f", {update} moving"
             title = f"{name} on {scored['test_set']}, {words_of(budget)}{moves}"
             tables.append({"title": title, "metric": metric, "places": places, "rows": rows, "best": best})
-    notes = [sharing_note(pairs) for pairs in scored.get("shared_sentences", [])]
+    notes = [sharing_note(pairs) for pairs in scored["shared_sentences"]]
     return {"test_set": scored["test_set"], "tables": tables, "notes": notes}
 
 

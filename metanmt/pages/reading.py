@@ -140,7 +140,10 @@ def open_comparison(folder: Path) -> Comparison:
             )
         raise UsageError(f"{folder} is not a comparison's folder.", "Give one that `metanmt compare --out` wrote.")
     found = read_json(path)
-    if not isinstance(found, dict) or not {"rows", "pairs", "draws", "baseline", "test_set"} <= found.keys():
+    if (
+        not isinstance(found, dict)
+        or not {"rows", "pairs", "draws", "baseline", "train_set", "test_set", "other_test_sets"} <= found.keys()
+    ):
         raise UsageError(f"{path} is not a comparison's.", "Give a folder that `metanmt compare --out` wrote.")
     data = folder / found.get("data", "data")
     here = data if (data / FACTS_FILE).is_file() else None
@@ -153,8 +156,8 @@ def _results(folder: Path, found: dict[str, Any]) -> dict[ResultKey, Path]:
     for path in sorted(folder.glob("results/*/*/*/result.json")):
         result = read_json(path)
         cell = result["cell"]
-        key = (cell["arm"], cell["pair"], cell["budget"], cell["update"], result["draw"])
-        if (path.parent / HYPOTHESES.format(found["test_set"])).is_file():
+        key = (cell["arm"], cell["pair"], cell["budget"], cell["update"], cell["draw"])
+        if cell["train_set"] == found["train_set"] and (path.parent / HYPOTHESES.format(found["test_set"])).is_file():
             there[key] = path.parent
     wanted: list[ResultKey] = [
         (row["arm"], pair, row["budget"], row["update"], draw)

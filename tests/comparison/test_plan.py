@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from metanmt.comparison import compare
-from metanmt.comparison.plan import load_compare, make_plan
+from metanmt.comparison import compare, plan
+from metanmt.comparison.plan import load_compare, make_arms, make_plan
+from metanmt.data.manifest import load_manifest
 from metanmt.data.store import TokenStore
 from metanmt.errors import MetanmtError
 
+SHIPPED = Path(plan.__file__).parent
 MISTAKES = [
     ("[arms.joint]", "[arms.jiont]", "No arm is called 'joint'", "jiont"),
     ('learner = "fomaml"', 'learner = "fomal"', "'fomal'", "fomaml"),
@@ -69,6 +71,18 @@ def test_mistakes_are_refused_before_anything_is_trained(
     assert cause in error.value.cause
     assert remedy in error.value.remedy
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_comparison_is_fair_and_of_a_shipped_collection(path: Path) -> None:
+    compare = load_compare(Path(path.stem))
+    arms = make_arms(compare)
+    assert {arm.learner for arm in arms} >= {"none", "joint", "fomaml"}
+    manifest = load_manifest(Path(compare.corpus))
+    sets = {str(item.pair): item.sets for item in manifest.pairs if item.role == "meta-test"}
+    for pair in compare.pairs or sets:
+        assert {compare.train_set, compare.dev_set, compare.test_sets[0]} <= sets[pair].keys()
+    assert set(compare.test_sets) <= {name for item in sets.values() for name in item}
 
 
 def test_data_takes_the_place_of_a_collection_and_arms_are_merged(tmp_path: Path) -> None:

@@ -175,8 +175,8 @@ def write_result(out: Path, row: dict[str, Any], pair: str, draw: int) -> dict[s
     scores = score(lines, [sentence("en", number) for number in range(SENTENCES)], ter=False)
     adapted = f"{row['budget']}-all-{draw}" if row["budget"] else "zero-shot"
     folder = out / "results" / row["arm"] / pair / adapted
-    cell = {"arm": row["arm"], "pair": pair, "budget": row["budget"], "update": row["update"]}
-    write(folder / "result.json", {"cell": cell, "draw": draw, "scores": {"test": scores}, "versions": VERSIONS})
+    cell = {**{key: row[key] for key in ("arm", "budget", "update")}, "pair": pair, "draw": draw, "train_set": "train"}
+    write(folder / "result.json", {"cell": cell, "scores": {"test": scores}, "versions": VERSIONS})
     write(folder / "test.hypotheses.txt", "\n".join(lines) + "\n")
     return scores
 

@@ -1,11 +1,18 @@
-"""The benchmark scripts run, and say what they promise."""
+"""The scripts of benchmarks and experiments run, and do what they promise."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+
+import numpy as np
+
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
+from tests.recipes.conftest import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = """
@@ -19,13 +26,18 @@ test = ["test"]
 """
 
 
+def output(command: list[str | Path], **variables: str) -> str:
+    """Return what a command prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def rows(script: str, *arguments: str | Path) -> list[list[str]]:
     """Return the cells of the table that a script prints, its header first."""
-    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0, result.stderr
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()]
+    text = output([sys.executable, ROOT / "scripts" / script, *arguments])
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return [lines[0], *lines[2:]]
 
 
@@ -52,3 +64,49 @@ def test_prepare(tmp_path: Path) -> None:
     assert header == ["corpus", "pairs kept", "seconds", "peak MiB"]
     assert [row[:2] for row in found] == [["3x", "310"], ["3x again", "310"]]
     assert not list(work.iterdir())
+
+
+def test_packed_data_is_a_smaller_data_folder(data: Path, tmp_path: Path) -> None:
+    file, whole = tmp_path / "data.tar.xz", TokenStore.open(data)
+    sizes = {str(pair): whole.sets(pair)["train"]["target_tokens"] for pair in whole.pairs("meta-train")}
+    wanted = sum(sizes.values()) * 2 // 3
+    output([sys.executable, ROOT / "scripts" / "pack_data.py", data, file, "--target-tokens", str(wanted)])
+    with tarfile.open(file) as archive:
+        archive.extractall(tmp_path, filter="data")
+    packed = TokenStore.open(tmp_path / "data")
+    kept = {str(pair): packed.sets(pair)["train"]["target_tokens"] for pair in packed.pairs("meta-train")}
+    assert 0.9 * wanted < sum(kept.values()) <= 1.02 * wanted
+    assert all(kept[pair] < size for pair, size in sizes.items() if size == max(sizes.values()))
+    pair, found = Pair("de", "en"), packed.bitext(Pair("de", "en"))
+    known = {tuple(whole.bitext(pair).source.sentence(i)): i for i in range(len(whole.bitext(pair)))}
+    for index in range(len(found)):
+        place = known[tuple(found.source.sentence(index))]
+        assert np.array_equal(found.target.sentence(index), whole.bitext(pair).target.sentence(place))
+        assert found.target_words[index] == whole.bitext(pair).target_words[place]
+    unseen = Pair("fi", "en")
+    assert packed.sets(unseen) == whole.sets(unseen)
+    assert {path.name for path in (tmp_path / "data" / "text" / "fi-en").iterdir()} == {
+        f"{name}.{side}" for name in ("dev", "test") for side in ("fi", "en")
+    }
+
+
+def test_the_evidence_goes_there_and_comes_back(data: Path, tmp_path: Path) -> None:
+    """A copy of the script, so that its folder is not this one; stopped at once, then run to its end, then shown."""
+    settings = ", ".join(f'"{item}"' for item in (*SETTINGS, "outer.max_target_tokens=1000", "fine_tune.min_updates=3"))
+    lines = ['corpus = "x"', f"set = [{settings}]", "budgets = [0, 100]", "draws = [1]", "beam = 1", "[arms.joint]"]
+    comparison = tmp_path / "toy.toml"
+    comparison.write_text("\n".join([*lines, 'learner = "joint"']) + "\n", encoding="utf-8")
+    script = tmp_path / "there" / "scripts" / "gpu_evidence"
+    script.parent.mkdir(parents=True)
+    script.write_bytes((ROOT / "scripts" / "gpu_evidence").read_bytes())
+    script.chmod(0o755)
+    (tmp_path / "there" / "metanmt").symlink_to(ROOT / "metanmt")
+    packed, out = tmp_path / "data.tar.xz", tmp_path / "out"
+    output([sys.executable, ROOT / "scripts" / "pack_data.py", data, packed])
+    variables = {"PYTHON": sys.executable, "COMPARISONS": str(comparison)}
+    output([script, "run", packed, "1", out, "1"], **variables)
+    assert not (out / "toy.md").read_text(encoding="utf-8")
+    output([script, "run", packed, "300", out, "1"], **variables)
+    table = (out / "toy.md").read_text(encoding="utf-8")
+    assert "| joint" in table
+    assert output([script, "show", packed, out, tmp_path / "home"], **variables) == table

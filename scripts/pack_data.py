@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""A prepared data folder in one small file, to take to a machine that cannot be reached otherwise.
+
+    scripts/pack_data.py DATA data.tar.xz --target-tokens 22_000_000
+    tar xf data.tar.xz                                      there: a folder `data`, as `metanmt prepare` writes it
+
+Of the meta-train pairs only tokens are packed, at most so many in all: the largest pairs are cut to one size, each by
+an even choice of its sentences. Other pairs are packed whole, with the text of their dev and test sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from metanmt.data.store import ENCODE_LINES, FACTS_FILE, Bitext, TokenStore, write_bitext
+from metanmt.data.vectors import FOLDER as VECTORS
+
+
+def largest_share(sizes: list[int], total: int) -> int:
+    """Return the most that each may keep so that all together keep at most the total."""
+    low, high = 0, max(sizes)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if sum(min(size, middle) for size in sizes) <= total else (low, middle - 1)
+    return low
+
+
+def write_part(bitext: Bitext, folder: Path, share: float, vocabulary_size: int) -> dict[str, int]:
+    """Write this share of a train set's sentence pairs, evenly chosen, and return the sizes."""
+    count = len(bitext)
+    kept = np.unique(np.linspace(0, count - 1, max(2, int(count * share))).astype(np.int64))
+
+    def chunks() -> object:
+        for start in range(0, len(kept), ENCODE_LINES):
+            part = bitext.take(kept[start : start + ENCODE_LINES])
+            places = range(len(part))
+            source, target = ([side.sentence(i).tolist() for i in places] for side in (part.source, part.target))
+            yield source, target, part.target_words.tolist()
+
+    return write_bitext(folder, "train", chunks(), vocabulary_size)
+
+
+def pack(data: Path, out: Path, target_tokens: int) -> None:
+    """Write the file; it appears only when it is complete."""
+    store = TokenStore.open(data)
+    facts = json.loads((data / FACTS_FILE).read_text(encoding="utf-8"))
+    sources = store.pairs("meta-train")
+    sizes = [store.sets(pair)["train"]["target_tokens"] for pair in sources]
+    most = largest_share(sizes, target_tokens)
+    with tempfile.TemporaryDirectory(dir=out.parent) as name:
+        folder = Path(name) / "data"
+        for pair in store.pairs():
+            part = Path("tokens") / str(pair)
+            if pair in sources:
+                size = store.sets(pair)["train"]["target_tokens"]
+                vocabulary = facts["vocabulary_size"]
+                found = write_part(store.bitext(pair), folder / part, min(1.0, most / size), vocabulary)
+                facts["pairs"][str(pair)]["sets"] = {"train": found}
+            else:
+                shutil.copytree(data / part, folder / part)
+                text = Path("text") / str(pair)
+                shutil.copytree(data / text, folder / text, ignore=shutil.ignore_patterns("train*"))
+        shutil.copytree(store.tokenizer_folder, folder / "tokenizer")
+        if (data / VECTORS).is_dir():
+            shutil.copytree(data / VECTORS, folder / VECTORS)
+        facts["made_from"] = f"{facts['made_from']}, at most {most} target tokens of a pair"
+        (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        packed = Path(name) / out.name
+        with tarfile.open(packed, "w:xz", preset=6) as archive:
+            archive.add(folder, "data")
+        packed.replace(out)
+    kept = sum(
+        item["sets"]["train"]["target_tokens"] for item in facts["pairs"].values() if item["role"] == "meta-train"
+    )
+    print(f"{out}: {kept:,} of {sum(sizes):,} target tokens to meta-train on, {out.stat().st_size / 2**20:,.1f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--target-tokens", type=int, default=22_000_000, help="to meta-train on, at most")
+    arguments = parser.parse_args()
+    pack(arguments.data, arguments.out, arguments.target_tokens)
+
+
+if __name__ == "__main__":
+    main()
