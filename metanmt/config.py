@@ -60,7 +60,11 @@ class InnerConfig:
     """The inner loop: how a learner adapts to a task within an episode."""
 
     steps: int = setting(1, "updates on the support set; joint training ignores it")
-    optimizer: Literal["sgd", "sign"] = setting("sgd", "sgd, or the sign step of a freshly made Adam (Gu et al. 2018)")
+    optimizer: Literal["sgd", "sign", "adam"] = setting(
+        "sgd",
+        "sgd; sign, every step the first of a freshly made Adam (Gu et al. 2018); for joint, fomaml and reptile also "
+        "adam, made afresh for every episode, without a first moment (Nichol et al. 2018)",
+    )
     learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
     update: Update = setting("all", "which parameters are fast weights")
     first_order_share: float = setting(
@@ -223,6 +227,10 @@ class Config:
             raise ConfigError(
                 "Reptile learns what its inner loop moves, and that is not the table of a universal lexicon.",
                 "Set outer.joint_share above 0, so that joint training learns it before; or choose another learner.",
+            )
+        if self.inner.optimizer == "adam" and outer.learner not in ("joint", "fomaml", "reptile"):
+            raise ConfigError(
+                f"The inner loop of {outer.learner} has no Adam.", "Set inner.optimizer to sgd or sign, or take fomaml."
             )
         for keys, low, high, words, remedy in RANGES:
             for name in keys.split():

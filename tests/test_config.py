@@ -124,6 +124,7 @@ def test_every_setting_has_a_meaning() -> None:
         ("[outer]\nclip_norm = -1", "outer.clip_norm must not be negative", "0 or more"),
         ("[fine_tune]\nlabel_smoothing = 1.5", "fine_tune.label_smoothing must lie between", "share"),
         ("[outer]\nadam_beta2 = 1", "outer.adam_beta2 must lie between 0 and 1, and not be 1", "0.1"),
+        ('[outer]\nlearner = "anil"\n[inner]\noptimizer = "adam"', "inner loop of anil has no Adam", "sign"),
         ('[outer]\nparent = "pt-en"', "Learner fomaml has no parent", "transfer"),
     ],
 )

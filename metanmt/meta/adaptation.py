@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from metanmt.config import InnerConfig
 from metanmt.data.batch import Batch
 from metanmt.nmt.model import update_weights
 
-ADAM_EPSILON = 1e-8
+ADAM_EPSILON, ADAM_BETAS = 1e-8, (0.0, 0.999)
 
 
 class Loss(Protocol):
@@ -39,14 +39,28 @@ def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, l
 
     Reference: Finn, Abbeel, Levine 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks".
     """
-    step = sign_step if inner.optimizer == "sign" else sgd_step
     losses = []
     with only_fast(fast_model, inner.update) as fast:
+        step = inner_step(fast, inner)
         for batch in support:
             losses.append(loss.backward(fast_model, batch))
-            step([weight for weight in fast if weight.grad is not None], inner.learning_rate)
+            step()
             fast_model.zero_grad()
     return losses
+
+
+def inner_step(fast: Sequence[nn.Parameter], inner: InnerConfig) -> Callable[[], object]:
+    """Return what moves the fast weights by their gradients, those that have one.
+
+    Adam is one without a first moment, made afresh here; it holds two more copies of the weights. Its first step is a
+    sign step.
+
+    Reference: Nichol, Achiam, Schulman 2018, "On First-Order Meta-Learning Algorithms", whose inner loop is that Adam.
+    """
+    if inner.optimizer == "adam":
+        return torch.optim.Adam(fast, lr=inner.learning_rate, betas=ADAM_BETAS, eps=ADAM_EPSILON).step
+    step = sign_step if inner.optimizer == "sign" else sgd_step
+    return lambda: step([weight for weight in fast if weight.grad is not None], inner.learning_rate)
 
 
 @contextmanager

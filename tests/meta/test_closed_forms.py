@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import pytest
 import torch
 
 from metanmt.config import InnerConfig, LearnerName, OuterConfig
-from metanmt.meta.adaptation import sign_step
+from metanmt.meta.adaptation import adapt, sign_step
 from metanmt.meta.learner import Learner
 from metanmt.meta.outer import learning_rate, outer_step
 from tests.meta.quadratic import Parabola, Quadratic, Weight, episode_of, learner_of
@@ -94,6 +95,21 @@ def test_sign_step_is_the_first_step_of_a_fresh_adam() -> None:
         torch.optim.Adam(adams.parameters(), lr=0.3).step()
         sign_step([ours.shared], 0.3)
         assert ours.shared.item() == pytest.approx(adams.shared.item(), rel=1e-9)
+
+
+def test_adams_inner_loop_by_hand() -> None:
+    """phi <- phi - alpha g / sqrt(v), v the bias-corrected mean of the squared gradients; anew in every episode."""
+    fast = Weight(THETA)
+    for _ in range(2):
+        with torch.no_grad():
+            fast.shared.fill_(THETA)
+        adapt(fast, [SUPPORT] * 3, InnerConfig(optimizer="adam", learning_rate=0.3), Quadratic())
+        phi, mean, decay = THETA, 0.0, 0.999
+        for step in range(1, 4):
+            gradient = SUPPORT.a * (phi - SUPPORT.c)
+            mean = decay * mean + (1 - decay) * gradient**2
+            phi -= 0.3 * gradient / math.sqrt(mean / (1 - decay**step))
+        assert fast.shared.item() == pytest.approx(phi, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["joint", "fomaml", "reptile"])
