@@ -66,6 +66,17 @@ def test_prepare(tmp_path: Path) -> None:
     assert not list(work.iterdir())
 
 
+def test_utilization(data: Path) -> None:
+    text = output(
+        [sys.executable, ROOT / "scripts" / "bench_utilization.py", data, "--steps", "2", "--max-tokens", "100"]
+    )
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
+    found = {cells[1]: cells[2] for cells in lines}
+    assert 0 < float(found["utilisation of the model"].rstrip("%")) < 100
+    assert 0 <= float(found["padding"].rstrip("%")) < 50
+    assert "aten::mm" in found
+
+
 def test_packed_data_is_a_smaller_data_folder(data: Path, tmp_path: Path) -> None:
     file, whole = tmp_path / "data.tar.xz", TokenStore.open(data)
     sizes = {str(pair): whole.sets(pair)["train"]["target_tokens"] for pair in whole.pairs("meta-train")}
