@@ -109,6 +109,8 @@ examples:
   metanmt compare cldr --out comparison --dry-run                            what would be run, and its cost
   metanmt compare cldr --out comparison --jobs 4                             at most four processes
   metanmt compare europe --root ~/text/europe --out europe                   real text, which is not shipped
+  metanmt compare evidence --root ~/text/europe --out evidence                     for a GPU; then, with the same runs:
+  metanmt compare evidence-bible --data evidence/data --runs evidence/runs --out evidence-bible
   metanmt compare my.toml --data data --out comparison --json > comparison.json
 
 The same command goes on after any interruption and skips what is done; it writes comparison.md, .csv and .json.
@@ -123,7 +125,8 @@ a comparison file (TOML):
   budgets = [0, 4_000]                     target words to adapt on; 0 is zero-shot
   draws = [1, 2, 3]
   updates = ["all", "adapters"]            which parameters move; default: as fine_tune.update says
-  train_set = "train"                      budgets are drawn from it; dev_set likewise
+  train_set = "train-bible"                budgets are drawn from it; default: train
+  dev_set = "dev-bible"                    chooses the weights in adapting; default: dev, or a tenth of the draw
   test_sets = ["test", "test-news"]        every pair has the first; the others are scored where a pair has them
   baseline = "joint"                       the others are compared with it
   beam = 5                                 name, root and confidence = 0.95 may be given too

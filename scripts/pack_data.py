@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, Bitext, TokenStore, write_bitext
 from metanmt.data.vectors import FOLDER as VECTORS
+from metanmt.errors import CorpusError, MetanmtError
 
 
 def largest_share(sizes: list[int], total: int) -> int:
@@ -50,8 +52,11 @@ def write_part(bitext: Bitext, folder: Path, share: float, vocabulary_size: int)
 def pack(data: Path, out: Path, target_tokens: int) -> None:
     """Write the file; it appears only when it is complete."""
     store = TokenStore.open(data)
+    out.parent.mkdir(parents=True, exist_ok=True)
     facts = json.loads((data / FACTS_FILE).read_text(encoding="utf-8"))
     sources = store.pairs("meta-train")
+    if not sources:
+        raise CorpusError(f"{data} has no meta-train pair.", "Pack a folder that can be meta-trained on.")
     sizes = [store.sets(pair)["train"]["target_tokens"] for pair in sources]
     most = largest_share(sizes, target_tokens)
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
@@ -63,6 +68,9 @@ def pack(data: Path, out: Path, target_tokens: int) -> None:
                 vocabulary = facts["vocabulary_size"]
                 found = write_part(store.bitext(pair), folder / part, min(1.0, most / size), vocabulary)
                 facts["pairs"][str(pair)]["sets"] = {"train": found}
+                for row in facts["report"]:
+                    if row["pair"] == str(pair):
+                        row["kept"], row["target_words"] = found["sentences"], found["target_words"]
             else:
                 shutil.copytree(data / part, folder / part)
                 text = Path("text") / str(pair)
@@ -88,7 +96,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--target-tokens", type=int, default=22_000_000, help="to meta-train on, at most")
     arguments = parser.parse_args()
-    pack(arguments.data, arguments.out, arguments.target_tokens)
+    try:
+        pack(arguments.data, arguments.out, arguments.target_tokens)
+    except MetanmtError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

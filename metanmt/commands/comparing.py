@@ -14,6 +14,9 @@ def _compare_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", type=Path, metavar="DATA", help="a prepared folder, instead of what the file says")
     sub.add_argument("--root", type=Path, metavar="FOLDER", help="where the text of the file's collection lies")
     sub.add_argument(
+        "--runs", type=Path, metavar="FOLDER", help="where the meta-trainings lie, to share them (default: OUT/runs)"
+    )
+    sub.add_argument(
         "--jobs",
         type=positive,
         metavar="N",
@@ -27,7 +30,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from metanmt.comparison import compare
     from metanmt.comparison.tables import format_comparison
 
-    places = {"data": arguments.data, "root": arguments.root}
+    places = {"data": arguments.data, "root": arguments.root, "runs": arguments.runs}
     if arguments.dry_run:
         found = compare.dry_run(arguments.comparison, arguments.out, **places)
     else:

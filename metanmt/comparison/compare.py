@@ -9,32 +9,42 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.comparison import execute, tables
-from metanmt.comparison.plan import CompareConfig, load_compare, make_plan, to_toml
+from metanmt.comparison.checks import checked_plan
+from metanmt.comparison.plan import CompareConfig, load_compare, to_toml
 from metanmt.report import table
 from metanmt.runtime import write_json, write_text
 
 
 def run(
-    file: Path, out: Path, *, data: Path | None = None, root: Path | None = None, jobs: int | None = None
+    file: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    root: Path | None = None,
+    runs: Path | None = None,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Run what is missing of a comparison and return its tables as values; they are also written below `out`.
 
     Beside the tables stand the comparison with every key written out (`comparison.toml`), the command, and where the
-    data lies, seen from `out`.
+    data and the meta-trainings lie, seen from `out`.
 
     Args:
         file: the comparison, or the name of a shipped one.
         out: its folder; the same call goes on after an interruption.
         data: a prepared folder, instead of what the file says.
         root: where the text of the file's collection lies, likewise.
+        runs: where the meta-trainings lie, likewise.
         jobs: how many pieces of work run at a time; the result does not depend on it, but on the threads of each.
     """
-    plan, store = execute.run(_given(file, data, root), out, jobs)
-    places = [text for name, path in (("--data", data), ("--root", root)) if path for text in (name, str(path))]
+    given = {"--data": data, "--root": root, "--runs": runs}
+    plan, store = execute.run(_given(file, data, root, runs), out, jobs)
+    places = [text for name, path in given.items() if path for text in (name, str(path))]
     found = {
         **tables.collect(plan, store, out),
         "command": shlex.join(["metanmt", "compare", str(file), "--out", str(out), *places]),
-        "data": Path(os.path.relpath(store.folder.resolve(), out.resolve())).as_posix(),
+        "data": _seen_from(out, store.folder),
+        "runs": _seen_from(out, Path(plan.compare.runs) if plan.compare.runs else out / "runs"),
     }
     write_text(out / "comparison.toml", to_toml(plan.compare))
     write_json(out / "comparison.json", found)
@@ -43,14 +53,20 @@ def run(
     return found
 
 
-def dry_run(file: Path, out: Path, *, data: Path | None = None, root: Path | None = None) -> dict[str, Any]:
+def _seen_from(out: Path, folder: Path) -> str:
+    return Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
+
+
+def dry_run(
+    file: Path, out: Path, *, data: Path | None = None, root: Path | None = None, runs: Path | None = None
+) -> dict[str, Any]:
     """Return what `run` would do and its estimated cost; only data that the comparison names is prepared.
 
     Costs are in target tokens of forward-backward passes: at most what is left to be spent.
     """
-    compare = _given(file, data, root)
+    compare = _given(file, data, root, runs)
     store = execute.open_data(compare, out)
-    plan = make_plan(compare, store)
+    plan = checked_plan(compare, store)
     costs = execute.estimate(plan, store, out)
     cells = [{**asdict(cell), "folder": str(cell.path), "target_tokens": costs[str(cell.path)]} for cell in plan.cells]
     return {
@@ -62,10 +78,12 @@ def dry_run(file: Path, out: Path, *, data: Path | None = None, root: Path | Non
     }
 
 
-def _given(file: Path, data: Path | None, root: Path | None) -> CompareConfig:
+def _given(file: Path, data: Path | None, root: Path | None, runs: Path | None) -> CompareConfig:
     compare = load_compare(file)
     if data:
         compare = replace(compare, data=str(data), corpus="")
+    if runs:
+        compare = replace(compare, runs=str(runs))
     return replace(compare, root=str(root)) if root else compare
 
 

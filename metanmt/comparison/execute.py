@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from metanmt.comparison.checks import check_runs, checked_plan
 from metanmt.comparison.layers import analyse
-from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, check_runs, make_arms, make_plan
+from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, make_arms
 from metanmt.comparison.statistics import METRICS, counts
 from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
 from metanmt.config import Update
@@ -39,13 +40,13 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
 
     ```
     OUT/data/                 the prepared collection, if the comparison names one
-    OUT/runs/ARM/             the meta-training runs
+    OUT/runs/ARM/             the meta-training runs, unless the comparison says where they are
     OUT/results/ARM/PAIR/BUDGET-UPDATE-DRAW/   result.json, SET.hypotheses.txt, SET.counts.npz; complete or not there
     ```
     """
     store = open_data(compare, out)
-    plan = make_plan(compare, store)
-    check_runs(plan, out)
+    plan = checked_plan(compare, store)
+    check_runs(plan, store, out)
     out.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(out)
     try:
@@ -65,7 +66,7 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
 def missing(plan: Plan, store: TokenStore, out: Path) -> list[Piece]:
     """Return what is still to be run: the meta-trainings, which are longest; then each adaptation, after its arm's."""
     costs = estimate(plan, store, out)
-    arms = [arm for arm in plan.arms if arm.trained and not _summary(arm, out).is_file()]
+    arms = [arm for arm in plan.arms if arm.trained and not summary_file(plan, arm, out).is_file()]
     pieces = [Piece(arm.name, arm, costs[arm.name]) for arm in arms]
     after = {arm.name for arm in arms}
     for cell in plan.cells:
@@ -77,7 +78,7 @@ def missing(plan: Plan, store: TokenStore, out: Path) -> list[Piece]:
 
 def _work(plan: Plan, store: TokenStore, out: Path, item: Arm | Cell) -> None:
     if isinstance(item, Arm):
-        _meta_train(item, store, out)
+        _meta_train(plan, item, store, out)
     else:
         _run_cell(plan, item, store, out)
 
@@ -97,9 +98,13 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
 
 
 def done(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> bool:
-    """Return whether the result of a cell is there, from this configuration and this data."""
+    """Return whether the result of a cell is there, from this configuration and this data, on every test set."""
     path = out / cell.path / RESULT
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == plan.digest(cell, store)
+    if not path.is_file():
+        return False
+    result = json.loads(path.read_text(encoding="utf-8"))
+    scored = plan.test_sets(store, cell.pair)
+    return bool(result["digest"] == plan.digest(cell, store) and result["scores"].keys() >= {*scored})
 
 
 def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
@@ -110,13 +115,14 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
     costs: dict[str, float] = {}
     for arm in plan.arms:
         if arm.trained:
-            state = out / "runs" / arm.name / "last" / "trainer.json"
+            state = plan.run(arm, out) / "last" / "trainer.json"
             spent = json.loads(state.read_text(encoding="utf-8"))["target_tokens"] if state.is_file() else 0
-            costs[arm.name] = max(0, arm.config.outer.max_target_tokens - spent)
+            left = max(0, arm.config.outer.max_target_tokens - spent)
+            costs[arm.name] = 0 if summary_file(plan, arm, out).is_file() else left
     for cell in plan.cells:
         sets = store.sets(Pair.parse(cell.pair))
         train = sets[plan.compare.train_set]
-        tested = sum(sets[name]["target_tokens"] for name in plan.compare.test_sets if name in sets)
+        tested = sum(sets[name]["target_tokens"] for name in plan.test_sets(store, cell.pair))
         tuning = plan.arm(cell.arm).config.fine_tune
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
@@ -125,22 +131,22 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
     return costs
 
 
-def _meta_train(arm: Arm, store: TokenStore, out: Path) -> None:
-    summary = _summary(arm, out)
+def _meta_train(plan: Plan, arm: Arm, store: TokenStore, out: Path) -> None:
+    summary = summary_file(plan, arm, out)
     facts = meta_train.run(arm.config, store.folder, summary.parent, resume=summary.parent.exists())
     write_json(summary, facts)
 
 
-def _summary(arm: Arm, out: Path) -> Path:
+def summary_file(plan: Plan, arm: Arm, out: Path) -> Path:
     """Return the file that a complete meta-training has."""
-    return out / "runs" / arm.name / "summary.json"
+    return plan.run(arm, out) / "summary.json"
 
 
 def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
     """Adapt, translate, score; the folder of the result gets its name when it is complete."""
     started = time.monotonic()
     arm, pair = plan.arm(cell.arm), Pair.parse(cell.pair)
-    init = arm.checkpoint or (SCRATCH if arm.learner == SCRATCH else str(out / "runs" / arm.name))
+    init = arm.checkpoint or (SCRATCH if arm.learner == SCRATCH else str(plan.run(arm, out)))
     with new_folder(out / cell.path, overwrite=True) as folder:
         model, facts = Path(init), dict[str, Any]()
         if cell.budget:
@@ -149,7 +155,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             text = fine_tune.Text(
                 data=store.folder,
                 budget_words=cell.budget,
-                train_set=cell.train_set,
+                train_set=plan.compare.train_set,
                 dev_set=plan.compare.dev_set,
             )
             facts = fine_tune.run(
@@ -166,7 +172,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             )
         if facts.get("interrupted"):
             raise KeyboardInterrupt(STOPPED)
-        scored = [name for name in plan.compare.test_sets if name in store.sets(pair)]
+        scored = plan.test_sets(store, cell.pair)
         scores = {name: _score(plan, pair, name, store, model, folder) for name in scored}
         elapsed_seconds = round(time.monotonic() - started, 1)
         analysis = analyse(plan, cell, store, init, model)

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +14,9 @@ from metanmt import __version__
 from metanmt.config import Config, LearnerName, Update, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
-from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
-from metanmt.errors import CheckpointError, ConfigError, did_you_mean
-from metanmt.meta.task import chosen_pairs
-from metanmt.meta.validation import MetaValidation, check_updates
-from metanmt.nmt.adapter import add_adapter, targets
-from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
-from metanmt.nmt.lexicon import LEXICON_FILE
-from metanmt.nmt.model import update_weights
+from metanmt.errors import ConfigError, did_you_mean
+from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.runtime import digest
 from metanmt.sections import build, read_toml, setting
 
@@ -50,6 +43,7 @@ class CompareConfig:
     data: str = setting("", "a prepared data folder; or")
     corpus: str = setting("", "a manifest (or the name of a shipped one) to prepare")
     root: str = setting("", "where the text of that manifest lies")
+    runs: str = setting("", "folder of the meta-trainings, which comparisons may share (default: `runs` of its own)")
     config: str = setting("tiny", "configuration of all arms: a file, or the name of a shipped one")
     set: tuple[str, ...] = setting((), "settings of all arms, each section.key=value")
     pairs: tuple[str, ...] = setting((), "unseen pairs (default: every meta-test pair)")
@@ -96,14 +90,12 @@ class Cell:
     budget: int
     update: str
     draw: int
-    train_set: str = "train"
 
     @property
     def path(self) -> Path:
-        """Where its result lies, below the comparison's folder, which comparisons of other train sets may share."""
+        """Where its result lies, below the comparison's folder."""
         adapted = f"{self.budget}-{self.update}-{self.draw}" if self.budget else "zero-shot"
-        domain = "" if self.train_set == Cell.train_set else f"{self.train_set}-"
-        return Path("results") / self.arm / self.pair / f"{domain}{adapted}"
+        return Path("results") / self.arm / self.pair / adapted
 
 
 @dataclass(frozen=True)
@@ -120,9 +112,13 @@ class Plan:
         """The set that every pair is scored on."""
         return self.compare.test_sets[0]
 
-    def tested(self, store: TokenStore, test_set: str) -> tuple[str, ...]:
-        """Return the pairs that have a test set."""
-        return tuple(pair for pair in self.pairs if test_set in store.sets(Pair.parse(pair)))
+    def run(self, arm: Arm, out: Path) -> Path:
+        """Return the folder of an arm's meta-training, `out` being that of the comparison."""
+        return (Path(self.compare.runs) if self.compare.runs else out / "runs") / arm.name
+
+    def test_sets(self, store: TokenStore, pair: str) -> tuple[str, ...]:
+        """Return the test sets that a pair is scored on, those that it has."""
+        return tuple(name for name in self.compare.test_sets if name in store.sets(Pair.parse(pair)))
 
     def arm(self, name: str) -> Arm:
         """Return the arm of this name."""
@@ -131,7 +127,8 @@ class Plan:
     def digest(self, cell: Cell, store: TokenStore) -> str:
         """Return what the result of a cell depends on, as one digest: configuration, data, version.
 
-        Settings at their default do not count, so that a setting which a later version adds leaves results valid.
+        Settings at their default do not count, so that a setting which a later version adds leaves results valid; nor
+        do the test sets, whose scores stand side by side in a result.
         """
         arm = self.arm(cell.arm)
         facts = {
@@ -141,7 +138,8 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "scored": [self.compare.dev_set, self.compare.test_sets, self.compare.beam],
+            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set],
+            "beam": self.compare.beam,
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -239,29 +237,15 @@ def _unequal(what: str, one: Arm, other: Arm) -> ConfigError:
 
 
 def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
-    """Return everything that is to be run, checked against the data.
+    """Return everything that is to be run; `checks.check` says whether it can be.
 
     Raises:
-        MetanmtError: a pair without a test set, a budget that cannot be drawn, a checkpoint of another tokenizer.
+        ConfigError: arms that cannot be compared fairly, or nothing to run.
     """
     arms = make_arms(compare)
     pairs = tuple(dict.fromkeys(compare.pairs)) or tuple(str(pair) for pair in store.pairs("meta-test"))
-    _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in pairs})
-    if not compare.draws or len(set(compare.draws)) < len(compare.draws):
-        raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
-    tokenizer = load_tokenizer(store.tokenizer_folder)
-    for arm in arms:
-        _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
-        if arm.trained:
-            MetaValidation(store, tokenizer, arm.config)
-            chosen_pairs(store, arm.config.outer.pairs)
-        if arm.universal:
-            data_vectors(store.folder, store.digest)
-        if arm.checkpoint:
-            folder = checkpoint_folder(Path(arm.checkpoint))
-            check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
     cells = tuple(
-        Cell(arm.name, pair, budget, update, draw if budget else 0, compare.train_set)
+        Cell(arm.name, pair, budget, update, draw if budget else 0)
         for arm in arms
         for pair in pairs
         for budget in dict.fromkeys(compare.budgets)
@@ -272,75 +256,3 @@ def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     if not cells:
         raise ConfigError("The comparison has nothing to run.", "Give it budgets, pairs and arms.")
     return Plan(compare, arms, pairs, cells)
-
-
-def _check_sets(compare: CompareConfig, sets_of: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
-    """Raise a ConfigError if there is not the text to adapt on, to choose by or to score."""
-    if not compare.test_sets or len(set(compare.test_sets)) < len(compare.test_sets):
-        raise ConfigError(f"The test sets are {list(compare.test_sets)}.", 'Give each once: test_sets = ["test"].')
-    for name, sets in sets_of.items():
-        chosen = (compare.dev_set,) if compare.dev_set != CompareConfig.dev_set else ()  # or else a part of train
-        for needed in (compare.train_set, *chosen, compare.test_sets[0]):
-            if needed not in sets:
-                raise ConfigError(f"{name} has no set {needed!r}.", did_you_mean(needed, sets))
-        for budget in compare.budgets:
-            _check_budget(name, budget, sets[compare.train_set])
-    known = dict.fromkeys(name for sets in sets_of.values() for name in sets)
-    for wanted in compare.test_sets[1:]:
-        if wanted not in known:
-            raise ConfigError(f"No pair has a set {wanted!r}.", did_you_mean(wanted, known))
-
-
-def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> None:
-    """Raise a ConfigError if an update strategy has nothing to move in the model of an arm."""
-    if arm.learner == SCRATCH and (vain := {"none", "adapters"} & set(updates)):
-        raise ConfigError(
-            f"Arm {arm.name} is trained from scratch: update = {min(vain)} leaves it without having learned anything.",
-            "Leave out the arm, or that strategy.",
-        )
-    if arm.learner == SCRATCH and arm.config.model.lexicon == "universal":
-        raise ConfigError(
-            f"Arm {arm.name} is trained from scratch: it has no languages to share a universal lexicon.",
-            "Set model.lexicon for the arms that have one.",
-        )
-    if "adapters" in updates and (arm.universal or _has_lexicon(arm)):
-        raise ConfigError(
-            f"Arm {arm.name} has a universal lexicon, which differs from language to language: no base of adapters.",
-            "Leave out the arm, or that strategy.",
-        )
-    network = outline(arm.config.model, tokenizer, arm.checkpoint)
-    for update in updates:
-        if update == "adapters":
-            targets(network, arm.config.adapter)
-        else:
-            update_weights(network, update)
-    if arm.trained:
-        if arm.config.model.update == "adapters":
-            add_adapter(network, arm.config.adapter, None)
-        check_updates(network, arm.config)
-
-
-def _has_lexicon(arm: Arm) -> bool:
-    return bool(arm.checkpoint) and (checkpoint_folder(Path(arm.checkpoint)) / LEXICON_FILE).is_file()
-
-
-def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:
-    words, sentences = train["target_words"], train["sentences"]
-    if budget > words:
-        raise ConfigError(f"A budget of {budget:,} words is larger than {pair}'s {words:,}.", "Give a smaller one.")
-    if budget < 0 or 0 < budget < 2 * words / sentences:
-        raise ConfigError(
-            f"A budget of {budget} words is too small for {pair}: a sentence has {words / sentences:.0f} on average.",
-            "Give 0 for zero-shot, or a few sentences' worth.",
-        )
-
-
-def check_runs(plan: Plan, folder: Path) -> None:
-    """Raise a CheckpointError if a run that is there already was made with another configuration."""
-    for arm in plan.arms:
-        saved = folder / "runs" / arm.name / "config.toml"
-        if arm.trained and saved.exists() and load_config(saved) != arm.config:
-            raise CheckpointError(
-                f"{saved.parent} was meta-trained with another configuration than arm {arm.name} has now.",
-                "Give another --out, or remove that run.",
-            )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metanmt.comparison.execute import load_counts, load_result
+from metanmt.comparison.execute import load_counts, load_result, summary_file
 from metanmt.comparison.layers import collect_layers, format_layers
 from metanmt.comparison.plan import Arm, Cell, Plan
 from metanmt.comparison.statistics import (
@@ -46,7 +46,9 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
         by_pair.setdefault(cell.pair, []).append(cell)
     baseline = plan.compare.baseline
     compared = [group for group in cells if group[0] != baseline and (baseline, *group[1:]) in cells]
-    tested = {name: plan.tested(store, name) for name in plan.compare.test_sets}
+    tested = {
+        name: [pair for pair in plan.pairs if name in plan.test_sets(store, pair)] for name in plan.compare.test_sets
+    }
     places = sum(len(pairs) + (len(pairs) > 1) for pairs in tested.values())  # the mean is looked at as well
     comparisons = max(1, len(compared) * places * len(METRICS))
     results_of = {cell: load_result(cell, out) for cell in plan.cells}
@@ -66,7 +68,7 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
         **main,
         "other_test_sets": others,
         "layers": collect_layers(plan, results_of),
-        "training": [_training(arm, out) for arm in plan.arms if arm.trained],
+        "training": [_training(plan, arm, out) for arm in plan.arms if arm.trained],
         "signatures": {metric: signed[metric]["signature"] for metric in METRICS},
     }
 
@@ -169,8 +171,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _training(arm: Arm, out: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((out / "runs" / arm.name / "summary.json").read_text(encoding="utf-8"))
+def _training(plan: Plan, arm: Arm, out: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(summary_file(plan, arm, out).read_text(encoding="utf-8"))
     return {"arm": arm.name, **facts}
 
 
@@ -179,10 +181,9 @@ def format_comparison(found: dict[str, Any]) -> str:
     baseline = found["baseline"]
     lines = [f"# {found['name']}", ""] if found["name"] else []
     draws, seeds = len(found["draws"]), ", ".join(map(str, found["draws"]))
-    lines.append(
-        f"Adapted on draws from the set {found['train_set']}, scored on {found['test_set']}; "
-        + (f"{draws} draws (seeds {seeds}), mean ± sd." if draws > 1 else f"one draw (seed {seeds}).")
-    )
+    drawn = f"{draws} draws (seeds {seeds}), mean ± sd." if draws > 1 else f"one draw (seed {seeds})."
+    adapted = f"Adapted on the set {found['train_set']}, {drawn} "
+    lines.append((adapted if any(row["budget"] for row in found["rows"]) else "") + f"Scored on {found['test_set']}.")
     lines.append(
         f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "
         f"and draws and corrected for {found['comparisons']} comparisons, excludes zero. Each arm is one meta-"
@@ -266,12 +267,14 @@ def as_csv(found: dict[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys, facts = ["arm", "budget", "update"], ["value", "low", "high", "p_value"]
-    writer.writerow(["test_set", *keys, "pair", "metric", "mean", "sd", "lead", *facts[1:], "signature"])
+    ends = ["pair", "metric", "mean", "sd", "lead", *facts[1:], "signature"]
+    writer.writerow(["train_set", "test_set", *keys, *ends])
     for scored in (found, *found["other_test_sets"]):
         for row in scored["rows"]:
-            for metric in METRICS:
-                for pair, score in row["scores"][metric].items():
+            start = [found["train_set"], scored["test_set"], *(row[key] for key in keys)]
+            for metric, by_place in row["scores"].items():
+                for pair, score in by_place.items():
                     lead = row["lead"].get(metric, {}).get(pair, {})
-                    start = [scored["test_set"], *(row[key] for key in keys), pair, metric, score["mean"], score["sd"]]
-                    writer.writerow([*start, *(lead.get(key, "") for key in facts), found["signatures"][metric]])
+                    values = [score["mean"], score["sd"], *(lead.get(key, "") for key in facts)]
+                    writer.writerow([*start, pair, metric, *values, found["signatures"][metric]])
     return text.getvalue()

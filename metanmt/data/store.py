@@ -7,6 +7,7 @@ counted. Training needs `data.json`, `tokenizer/` and `tokens/` only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -151,6 +152,12 @@ class TokenStore:
     def digest(self) -> str:
         """The digest of the tokenizer that the tokens were made with."""
         return str(self.facts["tokenizer_digest"])
+
+    @property
+    def training_digest(self) -> str:
+        """A digest of what meta-training reads: the tokenizer, and the sizes of the meta-train and meta-dev sets."""
+        read = {name: item for name, item in self.facts["pairs"].items() if item["role"] != "meta-test"}
+        return hashlib.sha256(json.dumps([self.digest, read], sort_keys=True).encode()).hexdigest()
 
     def pairs(self, role: str | None = None) -> list[Pair]:
         """Return the pairs, or those of one role, in the manifest's order."""

@@ -36,7 +36,8 @@ def named_parent(tasks: Sequence[Task], name: str) -> Task:
         if str(task.pair) == name:
             return task
     names = [str(task.pair) for task in tasks]
-    raise ConfigError(f"The parent {name!r} is not a meta-train pair.", did_you_mean(name, [*names, "auto"]))
+    cause = f"The parent {name!r} is not a meta-train pair, or outer.pairs leaves it out."
+    raise ConfigError(cause, did_you_mean(name, [*names, "auto"]))
 
 
 def choose_parent(

@@ -2,7 +2,7 @@
 
 ```
 RUN/config.toml          the resolved configuration
-RUN/run.json             the data's tokenizer and the versions
+RUN/run.json             a digest of the data, and the versions
 RUN/metrics.jsonl        a line every few outer steps, and one a meta-validation
 RUN/tensorboard/         the same for TensorBoard
 RUN/checkpoints/step-N/  a Hugging Face folder, or an adapter alone (nmt/adapter.py); with trainer.safetensors and
@@ -107,8 +107,8 @@ class Run:
                 f"Resume with the same one: {self.folder / 'config.toml'}.",
             )
         if not (self.folder / "run.json").exists():
-            write_json(self.folder / "run.json", {"tokenizer_digest": digest, "versions": versions()})
-        elif json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["tokenizer_digest"] != digest:
+            write_json(self.folder / "run.json", {"data_digest": digest, "versions": versions()})
+        elif data_digest(self.folder) not in (None, digest):
             raise CheckpointError(
                 f"The run {self.folder} was trained on other data.", "Give the --data it was started with."
             )
@@ -286,6 +286,13 @@ class Run:
                 break
             kept.append(line.decode("utf-8"))
         write_text(path, "".join(kept))
+
+
+def data_digest(folder: Path) -> str | None:
+    """Return the digest of the data that a run was made from; None if an earlier version did not note it."""
+    path = folder / "run.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found.get("data_digest")
 
 
 def _is_run(folder: Path) -> bool:

@@ -61,6 +61,8 @@ def chosen_pairs(store: TokenStore, names: Sequence[str] = ()) -> list[Pair]:
         UsageError: a name that is none of them.
     """
     known = store.pairs("meta-train")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"outer.pairs names {repeated[0]} twice.", "Name each pair once.")
     for name in names:
         if Pair.parse(name) not in known:
             raise UsageError(f"{store.folder} has no meta-train pair {name}.", did_you_mean(name, map(str, known)))

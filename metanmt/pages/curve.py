@@ -34,6 +34,7 @@ def run(folder: Path, charts: Path | None = None) -> dict[str, Any]:
     if charts is not None:
         _write_charts(comparison, charts)
     return {
+        "test_set": comparison.test_set,
         "pairs": comparison.pairs,
         "budgets": comparison.budgets,
         "curves": [_curve(comparison, system) for system in comparison.systems],
@@ -74,7 +75,8 @@ def _write_charts(comparison: Comparison, folder: Path) -> None:
 def format_curves(found: dict[str, Any]) -> str:
     """Return the curves for a terminal: a table a metric, and one of prices."""
     budgets = found["budgets"]
-    header = ["mean of " + ", ".join(found["pairs"]), *(f"{budget:,} words" if budget else "0" for budget in budgets)]
+    places = f"mean of {', '.join(found['pairs'])} ({found['test_set']})"
+    header = [places, *(f"{budget:,} words" if budget else "0" for budget in budgets)]
     lines = []
     for metric, name in METRICS.items():
         body = []

@@ -125,9 +125,10 @@ def _best(training: dict[str, Any]) -> str:
 
 def _settings(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the files that say how it was made: the comparison's, and the configuration of every meta-training."""
-    paths = [comparison.folder / "comparison.toml", *sorted(comparison.folder.glob("runs/*/config.toml"))]
-    there = [path for path in paths if path.is_file()]
-    return [(path.relative_to(comparison.folder).as_posix(), path.read_text(encoding="utf-8")) for path in there]
+    arms = [row["arm"] for row in comparison.found["training"]]
+    paths = {"comparison.toml": comparison.folder / "comparison.toml"}
+    paths |= {f"runs/{arm}/config.toml": comparison.runs / arm / "config.toml" for arm in arms}
+    return [(name, path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()]
 
 
 def _data(comparison: Comparison) -> dict[str, Any] | None:

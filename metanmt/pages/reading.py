@@ -54,6 +54,11 @@ class Comparison:
         return str(self.found["name"] or f"Comparison {self.folder.resolve().name}")
 
     @property
+    def runs(self) -> Path:
+        """Where its meta-trainings lie."""
+        return self.folder / str(self.found["runs"])
+
+    @property
     def test_set(self) -> str:
         """The set that every pair is scored on; charts and translations are of this one."""
         return str(self.found["test_set"])
@@ -100,7 +105,7 @@ class Comparison:
 
     def metrics(self, arm: str) -> list[dict[str, Any]]:
         """Return the lines that a meta-training logged."""
-        path = self.folder / "runs" / arm / "metrics.jsonl"
+        path = self.runs / arm / "metrics.jsonl"
         return [json.loads(line) for line in read_lines(path)] if path.is_file() else []
 
     def text(self, pair: str) -> tuple[list[str], list[str]] | None:
@@ -144,7 +149,10 @@ def open_comparison(folder: Path) -> Comparison:
         not isinstance(found, dict)
         or not {"rows", "pairs", "draws", "baseline", "train_set", "test_set", "other_test_sets"} <= found.keys()
     ):
-        raise UsageError(f"{path} is not a comparison's.", "Give a folder that `metanmt compare --out` wrote.")
+        raise UsageError(
+            f"{path} is not a comparison's, or that of an earlier version.",
+            "Give a folder that `metanmt compare --out` wrote; after an older one, run its command again.",
+        )
     data = folder / found.get("data", "data")
     here = data if (data / FACTS_FILE).is_file() else None
     return Comparison(folder, found, _results(folder, found), here)
@@ -156,8 +164,10 @@ def _results(folder: Path, found: dict[str, Any]) -> dict[ResultKey, Path]:
     for path in sorted(folder.glob("results/*/*/*/result.json")):
         result = read_json(path)
         cell = result["cell"]
+        if "draw" not in cell:  # of an earlier version
+            continue
         key = (cell["arm"], cell["pair"], cell["budget"], cell["update"], cell["draw"])
-        if cell["train_set"] == found["train_set"] and (path.parent / HYPOTHESES.format(found["test_set"])).is_file():
+        if (path.parent / HYPOTHESES.format(found["test_set"])).is_file():
             there[key] = path.parent
     wanted: list[ResultKey] = [
         (row["arm"], pair, row["budget"], row["update"], draw)

@@ -48,7 +48,7 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
         training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
-        files = Run.open(out, config, store.digest, resume=resume) if ranks.first else Run(out)
+        files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
             training.start(files, interruption, resume=resume)
             training.until_done(interruption)

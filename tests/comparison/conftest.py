@@ -16,7 +16,7 @@ set = [{settings}]
 budgets = [0, 100]
 draws = [1, 2]
 beam = 1
-test_sets = ["test", "dev"]
+test_sets = ["test", "test-late"]
 [arms.none]
 learner = "none"
 [arms.joint]

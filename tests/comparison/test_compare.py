@@ -20,8 +20,9 @@ import pytest
 
 from metanmt.cli import main
 from metanmt.comparison import compare, execute, tables
+from metanmt.comparison.checks import checked_plan
 from metanmt.comparison.layers import collect_layers, format_layers
-from metanmt.comparison.plan import Cell, load_compare, make_plan
+from metanmt.comparison.plan import Cell, load_compare
 from metanmt.comparison.statistics import Difference
 from metanmt.comparison.tables import as_csv, format_comparison, same_sentences
 from metanmt.data.store import TokenStore
@@ -57,7 +58,7 @@ def test_every_cell_is_there_and_nothing_else(finished: tuple[dict[str, Any], Pa
     assert not list(out.rglob("*.safetensors")) or all("runs" in path.parts for path in out.rglob("*.safetensors"))
     assert not list(out.rglob(".*.tmp"))
     names = {path.name for path in (out / "results" / "joint" / "fi-en" / "100-all-2").iterdir()}
-    files = {f"{test_set}.{what}" for test_set in ("test", "dev") for what in ("hypotheses.txt", "counts.npz")}
+    files = {f"{test_set}.{what}" for test_set in ("test", "test-late") for what in ("hypotheses.txt", "counts.npz")}
     assert names == {"result.json", *files}
 
 
@@ -98,17 +99,40 @@ def test_scores_and_leads_are_those_of_the_hypotheses(finished: tuple[dict[str, 
 def test_every_test_set_is_scored_by_the_same_model(finished: tuple[dict[str, Any], Path], data: Path) -> None:
     found, out = finished
     (other,) = found["other_test_sets"]
-    assert (found["test_set"], other["test_set"], other["pairs"]) == ("test", "dev", ["fi-en"])
+    assert (found["test_set"], other["test_set"], other["pairs"]) == ("test", "test-late", ["fi-en"])
     for row in other["rows"]:
         name = f"{row['budget']}-{row['update']}-1" if row["budget"] else "zero-shot"
-        hypotheses = (out / "results" / row["arm"] / "fi-en" / name / "dev.hypotheses.txt").read_text(encoding="utf-8")
-        references = (data / "text" / "fi-en" / "dev.en").read_text(encoding="utf-8").splitlines()
+        hypotheses = (out / "results" / row["arm"] / "fi-en" / name / "test-late.hypotheses.txt").read_text(
+            encoding="utf-8"
+        )
+        references = (data / "text" / "fi-en" / "test-late.en").read_text(encoding="utf-8").splitlines()
         if not row["budget"]:
             expected = score(hypotheses.split("\n")[:-1], references, ter=False)["chrf"]["score"]
             assert row["scores"]["chrf"]["fi-en"]["mean"] == pytest.approx(expected)
         assert ("chrf" in row["lead"]) == (row["arm"] != "joint" and (row["arm"], row["budget"]) != ("none", 0))
-    assert "The same models on the set dev." in format_comparison(found)
-    assert as_csv(found).count("\ndev,") == sum(len(item["scores"]["chrf"]) * 2 for item in other["rows"])
+    assert "The same models on the set test-late." in format_comparison(found)
+    assert as_csv(found).count("\ntrain,test-late,") == sum(len(item["scores"]["chrf"]) * 2 for item in other["rows"])
+
+
+def test_a_comparison_of_fewer_test_sets_has_nothing_left_to_do(
+    finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path
+) -> None:
+    """And one that shares the meta-trainings has only its adaptations; neither reads them from other data."""
+    fewer = tmp_path / "fewer.toml"
+    text = file.read_text(encoding="utf-8")
+    fewer.write_text(text.replace('["test", "test-late"]', '["test-late"]'), encoding="utf-8")
+    planned = compare.dry_run(fewer, finished[1])
+    assert planned["target_tokens"] == 0
+    planned = compare.dry_run(fewer, tmp_path / "out", runs=finished[1] / "runs")
+    assert {arm["meta_training_target_tokens"] for arm in planned["arms"]} == {0}
+    assert all(cell["target_tokens"] > 0 for cell in planned["results"])
+    other = tmp_path / "data"
+    shutil.copytree(load_compare(file).data, other)
+    facts = json.loads((other / "data.json").read_text(encoding="utf-8"))
+    facts["pairs"]["de-en"]["sets"]["train"]["sentences"] -= 1
+    (other / "data.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="meta-trained on other data"):
+        compare.run(file, tmp_path / "out", data=other, runs=finished[1] / "runs")
 
 
 def test_the_cost_is_equal_and_stated(finished: tuple[dict[str, Any], Path]) -> None:
@@ -154,7 +178,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def test_an_adaptation_that_kept_the_initialisation_is_counted_and_not_averaged(file: Path, data: Path) -> None:
-    plan = make_plan(load_compare(file), TokenStore.open(data))
+    plan = checked_plan(load_compare(file), TokenStore.open(data))
     cells = [cell for cell in plan.cells if cell.arm == "joint" and cell.budget]
 
     def result(update: int, movement: float) -> dict[str, Any]:
@@ -236,7 +260,7 @@ def test_a_finished_comparison_is_not_run_again(
 def test_another_setting_runs_its_cells_anew(finished: tuple[dict[str, Any], Path], file: Path, data: Path) -> None:
     other = file.with_name("other.toml")
     other.write_text(file.read_text().replace("beam = 1", "beam = 2"), encoding="utf-8")
-    plan, store = make_plan(load_compare(other), TokenStore.open(data)), TokenStore.open(data)
+    plan, store = checked_plan(load_compare(other), TokenStore.open(data)), TokenStore.open(data)
     assert not any(execute.done(plan, cell, store, finished[1]) for cell in plan.cells)
 
 
@@ -297,13 +321,13 @@ def test_pairs_of_one_test_set_are_resampled_together(
         shutil.copytree(results / "fi-en", results / "sv-en")
     text = tmp_path / "data" / "text"
     shutil.copytree(text / "fi-en", text / "sv-en", dirs_exist_ok=True)
-    for name in ("test.sv", "dev.sv"):
+    for name in ("test.sv", "test-late.sv"):
         (text / "sv-en" / name).write_text("another source\n", encoding="utf-8")
     if not shared:
         (text / "sv-en" / "test.en").write_text("other references\n", encoding="utf-8")
     store = TokenStore.open(tmp_path / "data")
     store.facts["pairs"]["sv-en"] = store.facts["pairs"]["fi-en"]
-    plan = make_plan(load_compare(file), store)
+    plan = checked_plan(load_compare(file), store)
     again = tuple(replace(cell, pair="sv-en") for cell in plan.cells)
     found = tables.collect(replace(plan, pairs=("fi-en", "sv-en"), cells=plan.cells + again), store, tmp_path / "out")
     assert found["shared_sentences"] == ([["fi-en", "sv-en"]] if shared else [])

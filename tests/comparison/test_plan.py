@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from metanmt.comparison import compare, plan
-from metanmt.comparison.plan import load_compare, make_arms, make_plan
+from metanmt.comparison.checks import checked_plan
+from metanmt.comparison.plan import load_compare, make_arms
 from metanmt.data.manifest import load_manifest
 from metanmt.data.store import TokenStore
 from metanmt.errors import MetanmtError
@@ -21,9 +22,11 @@ MISTAKES = [
     ("draws = [1, 2]", "draws = [1, 1]", "The draws are", "once"),
     ("beam = 1", 'pairs = ["fii-en"]', "no pair fii-en", "fi-en"),
     ("beam = 1", 'pairs = ["de-en"]', "no set 'test'", "train"),
-    ('["test", "dev"]', '["dev", "dev"]', "The test sets are", "once"),
-    ('["test", "dev"]', '["test", "tset"]', "No pair has a set 'tset'", "test"),
+    ('["test", "test-late"]', '["test", "test"]', "The test sets are", "once"),
+    ('["test", "test-late"]', '["test", "tset"]', "None of fi-en has a set 'tset'", "test"),
     ("beam = 1", 'train_set = "train-bible"', "no set 'train-bible'", "train"),
+    ("beam = 1", 'dev_set = "train"', "'train' is used twice", "must differ"),
+    ('["test", "test-late"]', '["test", "dev"]', "'dev' is used twice", "must differ"),
     ("beam = 1", 'dev_set = "dve"', "no set 'dve'", "dev"),
     (
         'learner = "fomaml"',
@@ -100,7 +103,7 @@ def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Pat
     for more in ("", '\nset = ["inner.hidden=20"]', '\nset = ["inner.hidden=21"]'):
         other = file.with_name("defaults.toml")
         other.write_text(file.read_text().replace('learner = "fomaml"', f'learner = "fomaml"{more}'), encoding="utf-8")
-        plan = make_plan(load_compare(other), store)
+        plan = checked_plan(load_compare(other), store)
         digests.append([plan.digest(cell, store) for cell in plan.cells if cell.arm == "fomaml"])
     assert digests[0] == digests[1]
     assert not set(digests[0]) & set(digests[2])

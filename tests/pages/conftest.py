@@ -136,6 +136,7 @@ def write_comparison(out: Path) -> dict[str, Any]:
     found = {
         "name": "Four initialisations <at equal cost>",
         "pairs": list(PAIRS),
+        "runs": "runs",
         "train_set": "train",
         "test_set": "test",
         "draws": list(DRAWS),
@@ -175,7 +176,7 @@ def write_result(out: Path, row: dict[str, Any], pair: str, draw: int) -> dict[s
     scores = score(lines, [sentence("en", number) for number in range(SENTENCES)], ter=False)
     adapted = f"{row['budget']}-all-{draw}" if row["budget"] else "zero-shot"
     folder = out / "results" / row["arm"] / pair / adapted
-    cell = {**{key: row[key] for key in ("arm", "budget", "update")}, "pair": pair, "draw": draw, "train_set": "train"}
+    cell = {**{key: row[key] for key in ("arm", "budget", "update")}, "pair": pair, "draw": draw}
     write(folder / "result.json", {"cell": cell, "scores": {"test": scores}, "versions": VERSIONS})
     write(folder / "test.hypotheses.txt", "\n".join(lines) + "\n")
     return scores

@@ -30,6 +30,7 @@ pairs = ["fi-en"]
 train = [{ embedded = "cldr", sentences = 150 }]
 dev = [{ embedded = "cldr", sentences = 20, skip = 150 }]
 test = [{ embedded = "cldr", sentences = 30, skip = 170 }]
+test-late = [{ embedded = "cldr", sentences = 10, skip = 200 }]
 """
 SETTINGS = (
     "outer.max_target_tokens=6000",

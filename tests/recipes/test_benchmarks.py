@@ -26,12 +26,12 @@ test = ["test"]
 """
 
 
-def output(command: list[str | Path], **variables: str) -> str:
-    """Return what a command prints."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+def output(command: list[str | Path], status: int = 0) -> str:
+    """Return what a command prints; what it says, if it is to fail."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    assert result.returncode == status, result.stderr
+    return result.stderr if status else result.stdout
 
 
 def rows(script: str, *arguments: str | Path) -> list[list[str]]:
@@ -97,27 +97,30 @@ def test_packed_data_is_a_smaller_data_folder(data: Path, tmp_path: Path) -> Non
     unseen = Pair("fi", "en")
     assert packed.sets(unseen) == whole.sets(unseen)
     assert {path.name for path in (tmp_path / "data" / "text" / "fi-en").iterdir()} == {
-        f"{name}.{side}" for name in ("dev", "test") for side in ("fi", "en")
+        f"{name}.{side}" for name in ("dev", "test", "test-late") for side in ("fi", "en")
     }
 
 
 def test_the_evidence_goes_there_and_comes_back(data: Path, tmp_path: Path) -> None:
-    """A copy of the script, so that its folder is not this one; stopped at once, then run to its end, then shown."""
+    """Stopped at once, then run to its end in another call, then shown elsewhere, where nothing is trained."""
     settings = ", ".join(f'"{item}"' for item in (*SETTINGS, "outer.max_target_tokens=1000", "fine_tune.min_updates=3"))
     lines = ['corpus = "x"', f"set = [{settings}]", "budgets = [0, 100]", "draws = [1]", "beam = 1", "[arms.joint]"]
     comparison = tmp_path / "toy.toml"
     comparison.write_text("\n".join([*lines, 'learner = "joint"']) + "\n", encoding="utf-8")
-    script = tmp_path / "there" / "scripts" / "gpu_evidence"
-    script.parent.mkdir(parents=True)
-    script.write_bytes((ROOT / "scripts" / "gpu_evidence").read_bytes())
-    script.chmod(0o755)
-    (tmp_path / "there" / "metanmt").symlink_to(ROOT / "metanmt")
-    packed, out = tmp_path / "data.tar.xz", tmp_path / "out"
+    packed, out, home = tmp_path / "data.tar.xz", tmp_path / "out", tmp_path / "home"
     output([sys.executable, ROOT / "scripts" / "pack_data.py", data, packed])
-    variables = {"PYTHON": sys.executable, "COMPARISONS": str(comparison)}
-    output([script, "run", packed, "1", out, "1"], **variables)
+
+    def act(what: str, work: Path, *more: str, status: int = 0) -> str:
+        script = ROOT / "scripts" / "gpu_evidence.py"
+        command = [sys.executable, script, what, packed, out, work, "--comparisons", comparison, *more]
+        return output(command, status=status)
+
+    act("run", tmp_path / "there", "--seconds", "61", "--jobs", "1")
     assert not (out / "toy.md").read_text(encoding="utf-8")
-    output([script, "run", packed, "300", out, "1"], **variables)
-    table = (out / "toy.md").read_text(encoding="utf-8")
+    assert "not complete" in act("show", home, status=1)
+    act("run", tmp_path / "there", "--seconds", "400", "--jobs", "1")
+    assert list((tmp_path / "there").rglob("*.safetensors"))
+    table = act("show", home)
+    assert table == (out / "toy.md").read_text(encoding="utf-8")
     assert "| joint" in table
-    assert output([script, "show", packed, out, tmp_path / "home"], **variables) == table
+    assert not list(home.rglob("*.safetensors"))

@@ -1,0 +1,127 @@
+"""Whether a comparison can be run at all: everything that would go wrong is said before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, make_plan
+from metanmt.config import load_config
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
+from metanmt.data.vectors import data_vectors
+from metanmt.errors import CheckpointError, ConfigError, did_you_mean
+from metanmt.meta.run import data_digest
+from metanmt.meta.task import chosen_pairs
+from metanmt.meta.validation import MetaValidation, check_updates
+from metanmt.nmt.adapter import add_adapter, targets
+from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
+from metanmt.nmt.lexicon import LEXICON_FILE
+from metanmt.nmt.model import update_weights
+
+
+def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
+    """Return everything that is to be run, checked against the data.
+
+    Raises:
+        MetanmtError: a pair without a test set, a budget that cannot be drawn, a checkpoint of another tokenizer.
+    """
+    plan = make_plan(compare, store)
+    _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in plan.pairs})
+    if not compare.draws or len(set(compare.draws)) < len(compare.draws):
+        raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    for arm in plan.arms:
+        _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
+        if arm.trained:
+            MetaValidation(store, tokenizer, arm.config)
+            chosen_pairs(store, arm.config.outer.pairs)
+        if arm.universal:
+            data_vectors(store.folder, store.digest)
+        if arm.checkpoint:
+            folder = checkpoint_folder(Path(arm.checkpoint))
+            check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
+    return plan
+
+
+def _check_sets(compare: CompareConfig, sets_of: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+    """Raise a ConfigError if there is not the text to adapt on, to choose by or to score."""
+    if not compare.test_sets or len(set(compare.test_sets)) < len(compare.test_sets):
+        raise ConfigError(f"The test sets are {list(compare.test_sets)}.", 'Give each once: test_sets = ["test"].')
+    uses = [compare.train_set, compare.dev_set, *compare.test_sets]
+    if repeated := [name for name in uses if uses.count(name) > 1]:
+        raise ConfigError(
+            f"The set {repeated[0]!r} is used twice, as train_set, dev_set or one of test_sets.",
+            "What is adapted on, chosen by and scored must differ.",
+        )
+    for name, sets in sets_of.items():
+        chosen = (compare.dev_set,) if compare.dev_set != CompareConfig.dev_set else ()  # or else a part of train
+        for needed in (compare.train_set, *chosen, compare.test_sets[0]):
+            if needed not in sets:
+                raise ConfigError(f"{name} has no set {needed!r}.", did_you_mean(needed, sets))
+        for budget in compare.budgets:
+            _check_budget(name, budget, sets[compare.train_set])
+    known = dict.fromkeys(name for sets in sets_of.values() for name in sets)
+    for wanted in compare.test_sets[1:]:
+        if wanted not in known:
+            raise ConfigError(f"None of {', '.join(sets_of)} has a set {wanted!r}.", did_you_mean(wanted, known))
+
+
+def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raise a ConfigError if an update strategy has nothing to move in the model of an arm."""
+    if arm.learner == SCRATCH and (vain := {"none", "adapters"} & set(updates)):
+        raise ConfigError(
+            f"Arm {arm.name} is trained from scratch: update = {min(vain)} leaves it without having learned anything.",
+            "Leave out the arm, or that strategy.",
+        )
+    if arm.learner == SCRATCH and arm.config.model.lexicon == "universal":
+        raise ConfigError(
+            f"Arm {arm.name} is trained from scratch: it has no languages to share a universal lexicon.",
+            "Set model.lexicon for the arms that have one.",
+        )
+    if "adapters" in updates and (arm.universal or _has_lexicon(arm)):
+        raise ConfigError(
+            f"Arm {arm.name} has a universal lexicon, which differs from language to language: no base of adapters.",
+            "Leave out the arm, or that strategy.",
+        )
+    network = outline(arm.config.model, tokenizer, arm.checkpoint)
+    for update in updates:
+        if update == "adapters":
+            targets(network, arm.config.adapter)
+        else:
+            update_weights(network, update)
+    if arm.trained:
+        if arm.config.model.update == "adapters":
+            add_adapter(network, arm.config.adapter, None)
+        check_updates(network, arm.config)
+
+
+def _has_lexicon(arm: Arm) -> bool:
+    return bool(arm.checkpoint) and (checkpoint_folder(Path(arm.checkpoint)) / LEXICON_FILE).is_file()
+
+
+def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:
+    words, sentences = train["target_words"], train["sentences"]
+    if budget > words:
+        raise ConfigError(f"A budget of {budget:,} words is larger than {pair}'s {words:,}.", "Give a smaller one.")
+    if budget < 0 or 0 < budget < 2 * words / sentences:
+        raise ConfigError(
+            f"A budget of {budget} words is too small for {pair}: a sentence has {words / sentences:.0f} on average.",
+            "Give 0 for zero-shot, or a few sentences' worth.",
+        )
+
+
+def check_runs(plan: Plan, store: TokenStore, out: Path) -> None:
+    """Raise a CheckpointError if a run that is there already was made with another configuration or from other data."""
+    for arm in plan.arms:
+        run = plan.run(arm, out)
+        if not arm.trained or not (run / "config.toml").exists():
+            continue
+        remedy = "Give another --out (and --runs), or remove that run."
+        if load_config(run / "config.toml") != arm.config:
+            raise CheckpointError(
+                f"{run} was meta-trained with another configuration than arm {arm.name} has now.", remedy
+            )
+        if data_digest(run) not in (None, store.training_digest):
+            raise CheckpointError(f"{run} was meta-trained on other data than {store.folder}.", remedy)
