@@ -99,7 +99,11 @@ def test_the_innermost_modules_import_no_package() -> None:
             assert not packages, f"{name_of(path)} imports {packages}"
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [*FILES, *(path for folder in ("tests", "scripts") for path in sorted((ROOT / folder).rglob("*.py")))],
+    ids=name_of,
+)
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= 350, f"{name_of(path)} is over 350 lines"

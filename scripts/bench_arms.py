@@ -1,0 +1,243 @@
+"""What `bench_training.py` measures: this package, plain training, and what a user would pick instead."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from metanmt.config import Config
+from metanmt.data.batch import Batch, make_batch
+from metanmt.data.store import TokenStore
+from metanmt.data.tokenizer import load_tokenizer
+from metanmt.meta.learners import learner_class
+from metanmt.meta.outer import make_optimizer, outer_step
+from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
+from metanmt.nmt.loss import Loss, decoder_input
+from metanmt.nmt.model import make_model
+from metanmt.runtime import autocast, device, quiet_transformers
+
+RATE = 1e-4
+
+
+@dataclass
+class Bench:
+    """What every arm shares: data, configuration, and a fresh model with the same weights."""
+
+    store: TokenStore
+    config: Config
+    updates: int
+
+    def __post_init__(self) -> None:
+        self.tokenizer = load_tokenizer(self.store.tokenizer_folder)
+        self.tasks = load_tasks(self.store, self.config.batch)
+        self.where = device()
+
+    def model(self) -> Any:
+        """Return the model of the configuration, the same weights every time."""
+        torch.manual_seed(1)
+        return make_model(self.config.model, self.tokenizer).to(self.where)
+
+    def sampler(self, max_tokens: int | None = None) -> EpisodeSampler:
+        """Return a sampler of the same episodes for every arm."""
+        batch = replace(self.config.batch, max_tokens=max_tokens or self.config.batch.max_tokens)
+        return EpisodeSampler(self.tasks, self.config.outer, batch, self.tokenizer.pad_id, seed=1)
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.where.type == "cuda":
+            torch.cuda.synchronize()
+
+
+Step = Callable[[int], int]
+"""Makes update number n and returns the target tokens that passed forward and backward."""
+
+
+def ours(bench: Bench, learner: str, inner_steps: int) -> Step:
+    """Return the step of this package."""
+    config = replace(bench.config, inner=replace(bench.config.inner, steps=max(1, inner_steps)))
+    initialization = bench.model()
+    made = learner_class(learner)(initialization, config)
+    optimizer = make_optimizer(initialization, made.own, config.outer)
+    loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler()
+
+    def step(number: int) -> int:
+        episodes = sampler.meta_batch(number, inner_steps, query=made.query)
+        outer_step(initialization, episodes, optimizer, made, config.outer, loss)
+        return sum(episode.target_tokens for episode in episodes)
+
+    return step
+
+
+def plain(bench: Bench, batches: int) -> Step:
+    """Return ordinary training on the batches that an episode of so many batches has: the theoretical cost.
+
+    No copy of the model, no inner update: forward, backward, clipping and one step of the optimiser an update.
+    """
+    model = bench.model()
+    optimizer = make_optimizer(model, nn.Module(), bench.config.outer)
+    loss, sampler = Loss(bench.config.outer.label_smoothing, bench.config.run.precision), bench.sampler()
+
+    def step(number: int) -> int:
+        episodes = sampler.meta_batch(number, batches, query=False)
+        optimizer.zero_grad()
+        for episode in episodes:
+            for batch in episode.batches:
+                loss.backward(model, batch)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), bench.config.outer.clip_norm)
+        optimizer.step()
+        return sum(episode.target_tokens for episode in episodes)
+
+    return step
+
+
+def random_batch(bench: Bench, task: Task, rng: np.random.Generator) -> Batch:
+    """Return a batch as a data loader makes it: sentences drawn at random, padded to the longest of them."""
+    wanted = bench.config.batch.max_tokens / task.mean_target_tokens
+    chosen = rng.choice(task.usable, max(1, round(wanted)), replace=False)
+    return make_batch(task.bitext, chosen, 1 << 30, bench.tokenizer.pad_id)
+
+
+def higher_fomaml(bench: Bench, inner_steps: int, *, our_batches: bool) -> Step:
+    """Return first-order MAML as the examples of `higher` write it, with the loss of `transformers`.
+
+    Its batches are ours, cut by length into passes, or those that a user of it would make.
+    """
+    import higher
+
+    model = bench.model()
+    optimizer, inner = (
+        make_optimizer(model, nn.Module(), bench.config.outer),
+        torch.optim.SGD(model.parameters(), lr=RATE),
+    )
+    sampler, config = bench.sampler(), bench.config
+
+    def batch_loss(network: Any, batch: Any) -> torch.Tensor:
+        total = torch.zeros((), device=bench.where)
+        for part in batch:
+            part = part.to(bench.where)
+            with autocast(config.run.precision, bench.where):
+                logits = network(
+                    input_ids=part.source,
+                    attention_mask=part.source_mask,
+                    decoder_input_ids=decoder_input(part.labels, model.config, part.pad_id),
+                    use_cache=False,
+                ).logits
+            total = total + functional.cross_entropy(
+                logits.flatten(0, 1).float(),
+                part.labels.flatten(),
+                ignore_index=part.pad_id,
+                reduction="sum",
+                label_smoothing=config.outer.label_smoothing,
+            )
+        return total / batch.target_tokens
+
+    def step(number: int) -> int:
+        episodes = sampler.meta_batch(number, inner_steps)
+        if not our_batches:
+            rng = np.random.default_rng(number)
+            draws = [
+                [random_batch(bench, task, rng) for _ in range(inner_steps + 1)] for task in sampler.draw_tasks(number)
+            ]
+            episodes = [Episode(e.pair, tuple(d[:-1]), d[-1]) for e, d in zip(episodes, draws, strict=True)]
+        optimizer.zero_grad()
+        for episode in episodes:
+            assert episode.query is not None
+            with higher.innerloop_ctx(model, inner, copy_initial_weights=False, track_higher_grads=False) as (f, d):
+                for batch in episode.support:
+                    d.step(batch_loss(f, batch))
+                gradients = torch.autograd.grad(batch_loss(f, episode.query) / len(episodes), list(f.parameters()))
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.outer.clip_norm)
+        optimizer.step()
+        return sum(episode.target_tokens for episode in episodes)
+
+    return step
+
+
+def trainer_rates(bench: Bench, rounds: int) -> Iterator[float]:
+    """Yield the rate of `Seq2SeqTrainer`, a round at a time: length grouping, fused optimiser, same precision."""
+    from transformers import (
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Seq2SeqTrainer,
+        Seq2SeqTrainingArguments,
+        TrainerCallback,
+    )
+    from transformers.models.m2m_100.modeling_m2m_100 import shift_tokens_right
+
+    quiet_transformers()
+    rng = np.random.default_rng(1)
+    rows = []
+    for task in bench.tasks:
+        for index in rng.choice(task.usable, min(len(task.usable), 2_000), replace=False):
+            source, target = task.bitext.source.sentence(index), task.bitext.target.sentence(index)
+            rows.append({"input_ids": source.tolist(), "labels": target.tolist()})
+    wanted = bench.config.batch.max_tokens * bench.config.outer.meta_batch_size
+    size = max(1, round(wanted / statistics.mean(len(row["labels"]) for row in rows)))
+    bf16 = isinstance(autocast(bench.config.run.precision, bench.where), torch.autocast)
+    model, tokenizer = bench.model(), AutoTokenizer.from_pretrained(bench.store.tokenizer_folder)
+
+    start = model.config.decoder_start_token_id
+
+    class Watch(TrainerCallback):
+        tokens, started, elapsed = 0, 0.0, 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                bench.wait()
+                self.tokens, self.started = 0, time.perf_counter()
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            bench.wait()
+            self.elapsed = time.perf_counter() - self.started
+
+    class Counting(Seq2SeqTrainer):
+        def training_step(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+            watch.tokens += int((inputs["labels"] != -100).sum())  # here: the collator is a batch ahead
+            return super().training_step(model, inputs, *more, **named)
+
+    class Shifting(DataCollatorForSeq2Seq):
+        def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+            batch = super().__call__(features, return_tensors)
+            # M2M100 shifts its labels only where it also computes the loss, which label smoothing takes from it
+            batch["decoder_input_ids"] = shift_tokens_right(batch["labels"], tokenizer.pad_token_id, start)
+            return batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            watch = Watch()
+            trainer = Counting(
+                model=model,
+                args=Seq2SeqTrainingArguments(
+                    output_dir=folder,
+                    per_device_train_batch_size=size,
+                    max_steps=bench.updates + 2,
+                    train_sampling_strategy="group_by_length",
+                    optim="adamw_torch_fused",
+                    learning_rate=RATE,
+                    label_smoothing_factor=bench.config.outer.label_smoothing,
+                    max_grad_norm=bench.config.outer.clip_norm,
+                    bf16=bf16,
+                    use_cpu=bench.where.type == "cpu",
+                    logging_strategy="no",
+                    save_strategy="no",
+                    report_to="none",
+                    disable_tqdm=True,
+                    seed=number,
+                ),
+                train_dataset=rows,
+                data_collator=Shifting(tokenizer, model=model, label_pad_token_id=-100),
+                callbacks=[watch],
+            )
+            trainer.train()
+            yield watch.tokens / watch.elapsed
