@@ -82,7 +82,8 @@ def run(packed: Path, out: Path, comparisons: list[str], work: Path, seconds: fl
 def stopped_after(seconds: float, command: list[str], table: Path) -> int:
     """Return the exit status of a command whose output is a file; 130 if it had to be stopped, by Ctrl-C as well."""
     with table.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file)
+        # What a shell starts in the background ignores Ctrl-C, and so would its children.
+        process = subprocess.Popen(command, stdout=file, preexec_fn=heed_interrupts)
         try:
             return process.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -93,6 +94,11 @@ def stopped_after(seconds: float, command: list[str], table: Path) -> int:
             process.kill()
             process.wait()
         return 130
+
+
+def heed_interrupts() -> None:
+    """Let a new process be stopped by SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def bring(work: Path, out: Path) -> None:
