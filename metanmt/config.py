@@ -103,6 +103,8 @@ class OuterConfig:
     )
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     pairs: tuple[str, ...] = setting((), "meta-train pairs to learn from (default: all of the data)")
+    first_pairs: tuple[str, ...] = setting((), "of these, the ones to learn from first, alone (default: no such phase)")
+    first_share: float = setting(0.15, "share of the cost for which that goes on")
     task_sampling: Literal["uniform", "temperature"] = setting("uniform", "how tasks are drawn")
     temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature")
 
@@ -134,7 +136,7 @@ class RunConfig:
     """The run as a whole."""
 
     seed: int = setting(1, "everything random follows from it")
-    precision: Precision = setting("auto", "auto: bfloat16 on a GPU that multiplies in it, else float32")
+    precision: Precision = setting("auto", "auto: bfloat16 on a GPU or CPU that multiplies in it, else float32")
     log_every: int = setting(10, "outer steps between two lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints, beside those at meta-validations")
     keep: int = setting(2, "newest checkpoints to keep, beside the best one; more than one outlive a damaged one")
@@ -190,8 +192,8 @@ RANGES = (
         "Give a positive number, such as 0.05.",
     ),
     (
-        "outer.joint_share outer.parent_share inner.first_order_share inner.multi_step_share fine_tune.warmup_share "
-        "outer.label_smoothing fine_tune.label_smoothing",
+        "outer.joint_share outer.first_share outer.parent_share inner.first_order_share inner.multi_step_share "
+        "fine_tune.warmup_share outer.label_smoothing fine_tune.label_smoothing",
         0,
         1,
         "lie between 0 and 1",
@@ -240,6 +242,8 @@ class Config:
                     raise ConfigError(f"{name} must {words}.", remedy)
         if outer.parent != "auto" and outer.learner != "transfer":
             raise ConfigError(f"Learner {outer.learner} has no parent.", "Set outer.learner=transfer, or no parent.")
+        if outer.first_pairs and outer.learner == "transfer":
+            raise ConfigError("Learner transfer learns from one pair all the time.", "Name it by outer.parent=PAIR.")
         if self.inner.update == "none":
             raise ConfigError("inner.update is none: an inner loop that moves nothing.", "Set outer.learner=joint.")
         if self.model.update == "adapters" and not self.model.checkpoint:

@@ -32,6 +32,7 @@ examples:
   metanmt prepare corpora/cldr.toml --out data
   metanmt prepare corpora/cldr.toml --languages is,ka,sw --out data-mine     other unseen languages
   metanmt prepare corpora/europe.toml --root ~/text/europe --out data-europe
+  metanmt prepare corpora/lowres.toml --root ~/text/lowres --tokenizer run --out data-new    to fine-tune a run on
 """,
     ),
     "vectors": (

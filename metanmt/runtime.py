@@ -1,4 +1,4 @@
-"""The machine: device, precision, random state, interruption, files that are never half-written."""
+"""The machine: device, random state, interruption, files that are never half-written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -34,22 +34,6 @@ def device() -> torch.device:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast(precision: str, where: torch.device) -> AbstractContextManager[Any]:
-    """Return the context for forward passes; weights, gradients and loss stay in float32 either way.
-
-    "auto" is bfloat16 on a GPU that multiplies in it, else float32. A CPU with AVX512-BF16 is faster in bfloat16 only
-    while shapes recur: the kernels are compiled anew for every shape of batch, which costs the gain and gigabytes.
-    """
-    import torch
-
-    if precision == "auto":
-        fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if fast else "float32"
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(where.type, dtype=torch.bfloat16)
 
 
 def seed_torch(*entropy: int) -> None:

@@ -22,8 +22,9 @@ from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import make_optimizer, outer_step
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
 from metanmt.nmt.loss import Loss, decoder_input
-from metanmt.nmt.model import make_model
-from metanmt.runtime import autocast, device, quiet_transformers
+from metanmt.nmt.model import SIZES, make_model
+from metanmt.nmt.precision import autocast, mixed
+from metanmt.runtime import device, quiet_transformers
 
 RATE = 1e-4
 
@@ -38,7 +39,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.tokenizer = load_tokenizer(self.store.tokenizer_folder)
-        self.tasks = load_tasks(self.store, self.config.batch)
+        self.tasks = load_tasks(self.store, self.config.batch, self.config.outer)
         self.where = device()
 
     def model(self) -> Any:
@@ -164,6 +165,73 @@ def higher_fomaml(bench: Bench, inner_steps: int, *, our_batches: bool) -> Step:
     return step
 
 
+def joeynmt_joint(bench: Bench) -> Step:
+    """Return joint training by `joeynmt`: its model and loss, its batches by tokens with padding, a fused AdamW.
+
+    Its sampler fills a batch with sentences as they come, until their number times the longest is an update's tokens.
+    """
+    from types import SimpleNamespace
+
+    from joeynmt.batch import Batch as JoeyBatch
+    from joeynmt.model import build_model
+    from joeynmt.vocabulary import Vocabulary
+
+    width, feed_forward, layers, heads = SIZES[bench.config.model.size]
+    marks = SimpleNamespace(unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>", sep_token=None)
+    marks.unk_id, marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id, marks.lang_tags = 0, 1, 2, 3, None, []
+    pieces = [f"piece {number}" for number in range(bench.tokenizer.vocabulary_size - 4)]
+    vocabulary = Vocabulary(pieces, marks)
+    part = {
+        "type": "transformer",
+        "num_layers": layers,
+        "num_heads": heads,
+        "hidden_size": width,
+        "ff_size": feed_forward,
+        "dropout": bench.config.model.dropout,
+        "layer_norm": "pre",
+        "embeddings": {"embedding_dim": width, "scale": True},
+    }
+    torch.manual_seed(1)
+    shape = {"encoder": dict(part), "decoder": dict(part), "tied_embeddings": True, "tied_softmax": True}
+    model = build_model(shape, vocabulary, vocabulary).to(bench.where)
+    model.loss_function = ("crossentropy", bench.config.outer.label_smoothing)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), fused=True)
+    wanted = bench.config.batch.max_tokens * bench.config.outer.meta_batch_size
+
+    def batch(rng: np.random.Generator) -> Any:
+        """Sentences of all tasks alike, until they fill the tokens of an update; 4 is added to every id of a piece."""
+        rows: list[tuple[list[int], list[int]]] = []
+        longest = 0
+        while longest * len(rows) < wanted:
+            task = bench.tasks[rng.integers(len(bench.tasks))]
+            index = int(rng.choice(task.usable))
+            sides = (side.sentence(index)[:-1].tolist() for side in (task.bitext.source, task.bitext.target))
+            source, target = ([min(piece + 4, len(vocabulary) - 1) for piece in side] for side in sides)
+            rows.append(([*source, marks.eos_id], [marks.bos_id, *target, marks.eos_id]))
+            longest = max(longest, len(rows[-1][0]), len(rows[-1][1]))
+        sources, targets = (
+            torch.nn.utils.rnn.pad_sequence([torch.tensor(side) for side in sides], True, marks.pad_id)
+            for sides in zip(*rows, strict=True)
+        )
+        lengths = torch.tensor([len(source) for source, _ in rows])
+        numbers = torch.arange(len(rows))
+        return JoeyBatch(sources, lengths, None, targets, None, numbers, bench.where, marks.pad_id, marks.eos_id)
+
+    def step(number: int) -> int:
+        model.train()
+        drawn = batch(np.random.default_rng(number))
+        drawn.sort_by_src_length()
+        with autocast(bench.config.run.precision, bench.where):
+            loss, _, _, _ = model(return_type="loss", **vars(drawn))
+        drawn.normalize(loss, "tokens").backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), bench.config.outer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return int(drawn.ntokens)
+
+    return step
+
+
 def trainer_rates(bench: Bench, rounds: int) -> Iterator[float]:
     """Yield the rate of `Seq2SeqTrainer`, a round at a time: length grouping, fused optimiser, same precision."""
     from transformers import (
@@ -184,7 +252,7 @@ def trainer_rates(bench: Bench, rounds: int) -> Iterator[float]:
             rows.append({"input_ids": source.tolist(), "labels": target.tolist()})
     wanted = bench.config.batch.max_tokens * bench.config.outer.meta_batch_size
     size = max(1, round(wanted / statistics.mean(len(row["labels"]) for row in rows)))
-    bf16 = isinstance(autocast(bench.config.run.precision, bench.where), torch.autocast)
+    bf16 = mixed(bench.config.run.precision, bench.where)
     model, tokenizer = bench.model(), AutoTokenizer.from_pretrained(bench.store.tokenizer_folder)
 
     start = model.config.decoder_start_token_id

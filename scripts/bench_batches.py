@@ -63,7 +63,7 @@ def _measure(arguments: argparse.Namespace, setting: str) -> list[str]:
     store = TokenStore.open(arguments.data)
     pad_id = load_tokenizer(store.tokenizer_folder).pad_id
     started = time.perf_counter()
-    tasks = load_tasks(store, batch)
+    tasks = load_tasks(store, batch, OuterConfig())
     outer = OuterConfig(meta_batch_size=arguments.meta_batch)
     sampler = EpisodeSampler(tasks, outer, batch, pad_id, seed=1)
     for task in tasks:

@@ -6,8 +6,9 @@
     scripts/bench_training.py DATA --memory                     peak memory of every arm, each in a process of its own
 
 The others are measured where they are installed: `pip install accelerate` for the Seq2SeqTrainer of transformers,
-`pip install higher` for its first-order MAML. Same model, data, precision, loss and target tokens an update. Figures
-are non-padding target tokens a second of forward-backward passes.
+`pip install higher` for its first-order MAML, and joeynmt, without its dependencies but with those that its import
+names, since its pins exclude ours. Same shape of model, data, precision and loss, and the target tokens of an update
+alike but for joeynmt, which counts padding. Figures are non-padding target tokens a second of forward-backward passes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from bench_arms import RATE, Bench, Step, higher_fomaml, ours, plain, trainer_rates
+from bench_arms import RATE, Bench, Step, higher_fomaml, joeynmt_joint, ours, plain, trainer_rates
 
 from metanmt.config import load_config
 from metanmt.data.store import TokenStore
 from metanmt.nmt.model import parameter_count
+from metanmt.nmt.precision import mixed
 from metanmt.report import table
 from metanmt.runtime import peak_memory_bytes
 
@@ -64,8 +67,15 @@ def arms(bench: Bench, rounds: int) -> dict[str, Callable[[], Iterator[float]]]:
         "reptile, k=4": timed(lambda: ours(bench, "reptile", 4)),
         "plain, 4 batches": timed(lambda: plain(bench, 4)),
     }
+    exact = replace(bench, config=replace(bench.config, run=replace(bench.config.run, precision="float32")))
+    if mixed(bench.config.run.precision, bench.where):
+        found["joint, float32"] = timed(lambda: ours(exact, "joint", 0))
     if importlib.util.find_spec("accelerate"):
         found["Seq2SeqTrainer"] = lambda: trainer_rates(bench, rounds)
+        found["Seq2SeqTrainer, float32"] = lambda: trainer_rates(exact, rounds)
+    if importlib.util.find_spec("joeynmt"):
+        found["joeynmt"] = timed(lambda: joeynmt_joint(bench))
+        found["joeynmt, float32"] = timed(lambda: joeynmt_joint(exact))
     if importlib.util.find_spec("higher"):
         found["higher FOMAML, k=1"] = timed(lambda: higher_fomaml(bench, 1, our_batches=True))
         found["higher FOMAML, k=1, batches drawn at random"] = timed(lambda: higher_fomaml(bench, 1, our_batches=False))
@@ -73,7 +83,14 @@ def arms(bench: Bench, rounds: int) -> dict[str, Callable[[], Iterator[float]]]:
 
 
 COMPARED = {  # what each is divided by
-    "joint": ("Seq2SeqTrainer", "plain, 1 batch"),
+    "joint": (
+        "Seq2SeqTrainer",
+        "Seq2SeqTrainer, float32",
+        "joeynmt",
+        "joeynmt, float32",
+        "joint, float32",
+        "plain, 1 batch",
+    ),
     "fomaml, k=1": (
         "higher FOMAML, k=1",
         "higher FOMAML, k=1, batches drawn at random",

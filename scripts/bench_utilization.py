@@ -28,8 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from metanmt.config import load_config
 from metanmt.data.store import TokenStore
 from metanmt.nmt.model import parameter_count
+from metanmt.nmt.precision import autocast
 from metanmt.report import table
-from metanmt.runtime import autocast, quiet_transformers
+from metanmt.runtime import quiet_transformers
 
 WARM_UP = 3
 SIDES = {"cuda": (4096, 8192, 16384), "cpu": (512, 1024, 2048)}

@@ -31,6 +31,12 @@ def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
         "--languages", type=items, default=[], metavar="XX,YY", help="meta-test languages of the embedded corpus"
     )
     sub.add_argument(
+        "--tokenizer",
+        default="",
+        metavar="RUN",
+        help="use the tokenizer of a run, checkpoint or data folder, to fine-tune that run on this text",
+    )
+    sub.add_argument(
         "--overwrite", action="store_true", help="replace an existing data folder, even one that is up to date"
     )
     sub.add_argument("--json", action="store_true", help="print the facts as JSON")
@@ -45,6 +51,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         arguments.out,
         root=arguments.root,
         languages=arguments.languages,
+        tokenizer=arguments.tokenizer,
         overwrite=arguments.overwrite,
     )
     header, rows = facts.pop("table")

@@ -36,7 +36,7 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
         if arm.trained:
             MetaValidation(store, tokenizer, arm.config)
-            chosen_pairs(store, arm.config.outer.pairs)
+            chosen_pairs(store, arm.config.outer)
         if arm.universal:
             data_vectors(store.folder, store.digest)
         if arm.checkpoint:

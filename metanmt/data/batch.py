@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from metanmt.data.store import Bitext
 
@@ -39,6 +40,14 @@ class MicroBatch:
     def target_places(self) -> Tensor:
         """Where the N target tokens stand in the flattened labels, (N,)."""
         return (self.labels.flatten() != self.pad_id).nonzero().squeeze(1)
+
+    def even(self, multiple: int) -> MicroBatch:
+        """Return the batch padded to lengths S and T that are multiples of a number."""
+        source, labels = (
+            functional.pad(side, (0, -side.shape[1] % multiple), value=self.pad_id)
+            for side in (self.source, self.labels)
+        )
+        return MicroBatch(source, labels, self.pad_id)
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device; the copy overlaps with computation where the device allows it."""

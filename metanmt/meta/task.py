@@ -54,30 +54,40 @@ class Episode:
         return sum(batch.target_tokens for batch in self.batches)
 
 
-def chosen_pairs(store: TokenStore, names: Sequence[str] = ()) -> list[Pair]:
-    """Return the meta-train pairs of a store, or those of these names; a meta-dev or meta-test pair is never one.
+def chosen_pairs(store: TokenStore, outer: OuterConfig) -> list[Pair]:
+    """Return the meta-train pairs of a store that are learned from; a meta-dev or meta-test pair is never one.
 
     Raises:
-        UsageError: a name that is none of them.
+        UsageError: `outer.pairs` or `outer.first_pairs` names another.
     """
-    known = store.pairs("meta-train")
+    pairs = named_pairs(store.pairs("meta-train"), outer.pairs, "outer.pairs")
+    named_pairs(pairs, outer.first_pairs, "outer.first_pairs")
+    return pairs
+
+
+def named_pairs(known: Sequence[Pair], names: Sequence[str], setting: str) -> list[Pair]:
+    """Return the pairs of these names, in their known order, or all if no name is given.
+
+    Raises:
+        UsageError: a name that is none of them, or is given twice.
+    """
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"outer.pairs names {repeated[0]} twice.", "Name each pair once.")
+        raise UsageError(f"{setting} names {repeated[0]} twice.", "Name each pair once.")
     for name in names:
         if Pair.parse(name) not in known:
-            raise UsageError(f"{store.folder} has no meta-train pair {name}.", did_you_mean(name, map(str, known)))
+            raise UsageError(f"{setting} names {name}, no meta-train pair here.", did_you_mean(name, map(str, known)))
     return [pair for pair in known if not names or str(pair) in names]
 
 
-def load_tasks(store: TokenStore, batch: BatchConfig, names: Sequence[str] = ()) -> list[Task]:
-    """Return the meta-train tasks of a store, those of all its pairs or of these.
+def load_tasks(store: TokenStore, batch: BatchConfig, outer: OuterConfig) -> list[Task]:
+    """Return the meta-train tasks of a store that are learned from.
 
     Raises:
-        UsageError: a name that is no meta-train pair's.
+        UsageError: a configured name that is no meta-train pair's.
         CorpusError: there is no meta-train pair, or one has too few sentences for an episode.
     """
     tasks = []
-    for pair in chosen_pairs(store, names):
+    for pair in chosen_pairs(store, outer):
         bitext = store.bitext(pair, "train")
         usable = bitext.shorter_than(batch.max_sentence_tokens)
         if len(usable) < 2:

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import M2M100ForConditionalGeneration, PreTrainedModel
 
 from metanmt.data.batch import Batch, MicroBatch
-from metanmt.runtime import autocast
+from metanmt.nmt.precision import autocast, evenly_padded
 
-LOSS_CHUNK = 256  # target tokens whose logits exist at one time: they fit in a CPU's cache, and fill a GPU
+CHUNK_TOKENS = {"cpu": 256, "cuda": 2_048}  # target tokens whose logits exist at one time
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Loss:
 
     def summed(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
         """Return the loss summed over the target tokens of a micro-batch, a scalar in the weights' precision."""
+        batch = evenly_padded(batch, self.precision)
         if not isinstance(model, M2M100ForConditionalGeneration):
             return self._logits_loss(model, batch)
         places = batch.target_places
@@ -86,6 +88,7 @@ def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, labe
 
     They would be the largest tensor by far: V times N. Label smoothing comes for the price of one product a token,
     since the logits are linear in `hidden`: (1 - e) log p(y) + e mean log p = log p(y) - e h (w_y - mean w).
+    Under autocast the products are in its precision; the logarithms, the sum and what adds up to the gradients are not.
 
     Args:
         hidden: the decoder's output at the target tokens, (N, D).
@@ -93,18 +96,67 @@ def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, labe
         labels: target ids, (N,).
         label_smoothing: e, the share of the probability that is spread evenly over the vocabulary.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        precision = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(precision), weight.to(precision)
-    if not hasattr(functional, "linear_cross_entropy"):  # torch < 2.13
-        logits = _at_least_float32(functional.linear(hidden, weight))
-        return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK, chunking_method=None)
-    loss = functional.linear_cross_entropy(hidden, weight, labels, reduction="sum", options=options)
-    if label_smoothing:
-        even = weight.mean(dim=0)
-        loss = loss + label_smoothing * _at_least_float32(hidden * (weight[labels] - even)).sum()
-    return _at_least_float32(loss)
+    where = hidden.device.type
+    precision = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else hidden.dtype
+    differentiable = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    with torch.autocast(where, enabled=False):
+        arguments = hidden, weight, labels, label_smoothing, precision, differentiable
+        total: Tensor = _ProjectedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _ProjectedCrossEntropy(torch.autograd.Function):
+    """Loss and gradient in one pass over chunks of tokens: dL/dh = p W - e mean w - (1 - e) w_y, and dL/dW likewise.
+
+    The gradient, of the size of `hidden` and `weight`, waits for `backward` and is scaled in place there, once.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        label_smoothing: float,
+        precision: torch.dtype,
+        differentiable: bool,
+    ) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        inputs, outputs = hidden.to(precision), weight.to(precision)
+        even = outputs.mean(dim=0, dtype=exact)
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        hidden_gradient, weight_gradient = (
+            torch.zeros(tensor.shape if differentiable else (0,), dtype=exact, device=hidden.device)
+            for tensor in (hidden, weight)
+        )
+        size = CHUNK_TOKENS.get(hidden.device.type, len(hidden))
+        for start in range(0, len(hidden), size):
+            part, label = inputs[start : start + size], labels[start : start + size, None]
+            logits = part @ outputs.t()
+            log_p = torch.log_softmax(logits, dim=1, dtype=exact)
+            total -= log_p.gather(1, label).sum()
+            if label_smoothing:
+                total += label_smoothing * (logits.gather(1, label).sum(dtype=exact) - (part.to(exact) @ even).sum())
+            if differentiable:
+                p = torch.exp(log_p, out=log_p if precision == exact else logits)
+                hidden_gradient[start : start + size] = p @ outputs
+                if precision == exact:
+                    weight_gradient.addmm_(p.t(), part)
+                else:
+                    weight_gradient += p.t() @ part
+        if differentiable:
+            hidden_gradient -= label_smoothing * even + (1 - label_smoothing) * weight[labels]
+            weight_gradient -= label_smoothing / len(weight) * hidden.sum(dim=0)
+            weight_gradient.index_add_(0, labels, hidden.to(exact), alpha=label_smoothing - 1)
+        context.gradients = hidden_gradient, weight_gradient
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [gradient.mul_(scale) for gradient in context.gradients]
+        del context.gradients
+        return (*gradients, None, None, None, None)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

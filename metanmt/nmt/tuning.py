@@ -137,7 +137,7 @@ def fine_tune(
         config: rates, updates, strategy; with "none" the unadapted model is evaluated, and that is all.
         seed: order of batches and dropout.
         micro_tokens: padded tokens of a forward-backward pass.
-        precision: see `runtime.autocast`.
+        precision: see `nmt.precision.mixed`.
         label: for the progress bar.
         stop: asked after every update; when it says so, the best weights so far are kept.
     """

@@ -80,7 +80,7 @@ def run(
         model: dimensions, for a model from scratch; and the head.
         adapter: of a new one.
         seed: of the budget's draw, the order of batches, dropout, and a model from scratch.
-        precision: see `runtime.autocast`.
+        precision: see `nmt.precision.mixed`.
         micro_tokens: padded tokens of a forward-backward pass.
         overwrite: replace an existing folder.
     """

@@ -67,7 +67,9 @@ class _Training:
     def __init__(self, config: Config, store: TokenStore, ranks: Ranks) -> None:
         self.config, self.store, self.ranks = config, store, ranks
         self.tokenizer = load_tokenizer(store.tokenizer_folder)
-        self.tasks = load_tasks(store, config.batch, config.outer.pairs)
+        self.tasks = load_tasks(store, config.batch, config.outer)
+        first = config.outer.first_pairs
+        self.first_tasks = [task for task in self.tasks if not first or str(task.pair) in first]
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
@@ -173,6 +175,9 @@ class _Training:
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step and log it; return whether any process was asked to stop."""
         phase = "transfer" if self.learner.one_task else phase_of(self.config, self.state.target_tokens)
+        if not self.learner.one_task:
+            first = self.state.target_tokens < self.config.outer.first_share * self.config.outer.max_target_tokens
+            self.sampler.only(*(self.first_tasks if first else self.tasks))
         try:
             rate, report, stopping = self.move(self.joint if phase == "joint" else self.learner, stop_requested)
             if self.state.step % self.config.run.log_every == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from metanmt.data.language import Pair
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
+from metanmt.data.tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, MetanmtError
 from metanmt.runlog import Progress, say
@@ -27,6 +29,7 @@ def run(
     *,
     root: Path | None = None,
     languages: Sequence[str] = (),
+    tokenizer: str = "",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Prepare a collection and return the facts that are written to `out/data.json`.
@@ -38,10 +41,14 @@ def run(
         out: the data folder; it appears only when everything in it is complete.
         root: where the manifest's relative paths start, if not where it says.
         languages: replace the meta-test languages of an embedded collection by these.
+        tokenizer: a run, checkpoint, data folder or hub name whose tokenizer is used, whatever the manifest says.
         overwrite: replace an existing data folder, even one that is up to date.
     """
     started = time.monotonic()
     manifest = load_manifest(manifest_path, root=root, languages=languages)
+    settings = manifest.tokenizer
+    own = _own_folder(tokenizer or settings.pretrained)
+    manifest = replace(manifest, tokenizer=replace(settings, pretrained=str(own or tokenizer or settings.pretrained)))
     made_from = fingerprint(manifest)
     if not overwrite and (known := _up_to_date(out, made_from)):
         say(f"{out} is up to date: nothing that it is made from has changed")
@@ -49,15 +56,15 @@ def run(
     refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite.")
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
-        tokenizer = _tokenizer(manifest, report, folder)
-        tokenizer.save(folder / "tokenizer")
-        sets = _write_tokens(manifest, report, tokenizer, folder)
+        encoder = _tokenizer(manifest, report, folder)
+        encoder.save(folder / "tokenizer")
+        sets = _write_tokens(manifest, report, encoder, folder)
         facts = {
             "format": FORMAT,
             "name": manifest.name,
             "made_from": made_from,
-            "tokenizer_digest": tokenizer.digest(),
-            "vocabulary_size": tokenizer.vocabulary_size,
+            "tokenizer_digest": encoder.digest(),
+            "vocabulary_size": encoder.vocabulary_size,
             "pairs": {str(item.pair): {"role": item.role, "sets": sets[str(item.pair)]} for item in manifest.pairs},
             "report": report.to_json(),
             "elapsed_seconds": round(time.monotonic() - started, 1),
@@ -84,10 +91,19 @@ def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
     return store.facts
 
 
+def _own_folder(name: str) -> Path | None:
+    """Return where a folder of this package, be it a run, a checkpoint or data, has its tokenizer, if it has one."""
+    folders = (Path(name, below) for below in ("", "tokenizer", "best", "last"))
+    return next((folder for folder in folders if name and (folder / TOKENIZER_FILE).is_file()), None)
+
+
 def _tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokenizer:
     settings = manifest.tokenizer
     if settings.pretrained:
-        return PretrainedTokenizer(settings.pretrained, dict(settings.codes))
+        own = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained) else None
+        if own is not None and not isinstance(own, PretrainedTokenizer):
+            return own
+        return PretrainedTokenizer(settings.pretrained, {**(own.codes if own else {}), **settings.codes})
     targets = list(dict.fromkeys(item.pair.target for item in manifest.pairs))
     sentences = sum(report.kept(item.pair, name) for item, name in _training_sets(manifest, report))
     wanted = min(settings.sample_sentences, 2 * sentences)

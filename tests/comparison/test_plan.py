@@ -31,7 +31,13 @@ MISTAKES = [
     (
         'learner = "fomaml"',
         'learner = "fomaml"\nset = [\'outer.pairs=["de-em"]\']',
-        "no meta-train pair de-em",
+        "de-em, no meta-train pair",
+        "de-en",
+    ),
+    (
+        'learner = "fomaml"',
+        'learner = "fomaml"\nset = [\'outer.first_pairs=["de-em"]\']',
+        "outer.first_pairs names de-em",
         "de-en",
     ),
     ("beam = 1", "beams = 1", "Unknown key 'beams'", "beam"),

@@ -100,7 +100,15 @@ def test_fine_tuning_ends_alike(
     for micro_tokens in (10_000, 60, 20):
         model = copy.deepcopy(toy_model)
         fine_tune(
-            model, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(10), settings, seed=1, micro_tokens=micro_tokens
+            model,
+            tokenizer,
+            toy.PAIR,
+            toy_bitext,
+            toy_bitext.head(10),
+            settings,
+            seed=1,
+            precision="float32",
+            micro_tokens=micro_tokens,
         )
         ended.append([weight.detach() for weight in model.parameters()])
     assert distance(ended[0], list(toy_model.parameters())) > 1e-5

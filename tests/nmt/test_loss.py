@@ -12,7 +12,7 @@ from transformers import MBartConfig, MBartForConditionalGeneration, PreTrainedM
 
 from metanmt.data.batch import Batch, MicroBatch, make_batch
 from metanmt.data.store import Bitext
-from metanmt.nmt.loss import LOSS_CHUNK, Loss, decoder_input, projected_cross_entropy
+from metanmt.nmt.loss import CHUNK_TOKENS, Loss, decoder_input, projected_cross_entropy
 from metanmt.nmt.model import set_dropout
 from tests import toy
 
@@ -161,7 +161,7 @@ def test_decoder_input_of_mbart_begins_with_the_last_token() -> None:
 def test_the_projected_loss_and_its_gradients(smoothing: float) -> None:
     """Cut into chunks, smoothing in closed form: the same as the plain cross-entropy of the logits."""
     torch.manual_seed(3)
-    hidden = torch.randn(2 * LOSS_CHUNK + 7, 24, dtype=torch.float64, requires_grad=True)
+    hidden = torch.randn(2 * CHUNK_TOKENS["cpu"] + 7, 24, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(90, 24, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 90, (len(hidden),))
     found = projected_cross_entropy(hidden, weight, labels, smoothing)
@@ -172,8 +172,26 @@ def test_the_projected_loss_and_its_gradients(smoothing: float) -> None:
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_the_projected_loss_without_torch_2_13(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, weight, labels = torch.randn(30, 8), torch.randn(20, 8), torch.randint(0, 20, (30,))
+def test_the_projected_loss_in_bfloat16() -> None:
+    """Products are rounded to 8 bits of precision; the sum over a batch is not, and neither is the gradient's."""
+    torch.manual_seed(3)
+    tokens = 2 * CHUNK_TOKENS["cpu"] + 7
+    hidden, weight = torch.randn(tokens, 24, requires_grad=True), torch.randn(90, 24, requires_grad=True)
+    labels = torch.randint(0, 90, (tokens,))
+    plain = functional.cross_entropy(hidden @ weight.T, labels, reduction="sum", label_smoothing=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = projected_cross_entropy(hidden, weight, labels, 0.1)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(plain.item(), rel=3e-4), "a sum in bfloat16 would be off by 4e-3"
+    gradients = [torch.autograd.grad(loss, (hidden, weight)) for loss in (found, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
+def test_the_projected_loss_without_gradients() -> None:
+    hidden, weight, labels = torch.randn(30, 8), torch.randn(20, 8, requires_grad=True), torch.randint(0, 20, (30,))
     found = projected_cross_entropy(hidden, weight, labels, 0.1)
-    monkeypatch.delattr(functional, "linear_cross_entropy")
-    assert float(projected_cross_entropy(hidden, weight, labels, 0.1)) == pytest.approx(float(found), rel=1e-6)
+    with torch.inference_mode():
+        assert projected_cross_entropy(hidden, weight, labels, 0.1).item() == found.item()
+    assert found.requires_grad

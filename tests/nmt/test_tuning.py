@@ -109,18 +109,21 @@ def test_a_stop_keeps_the_best_so_far(
         asked.append(1)
         return len(asked) == 8
 
-    report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, dev, SETTINGS, seed=1, stop=stop)
+    report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, dev, SETTINGS, seed=1, precision="float32", stop=stop)
     assert report.interrupted
     assert report.updates == 8
     assert report.best.update == 6
     assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6)
 
 
-def test_the_same_seed_gives_the_same_bits(tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_bits(
+    tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext, precision: str
+) -> None:
     def run(seed: int) -> str:
         model = toy.make_m2m100(tokenizer.vocabulary_size)
         settings = replace(SETTINGS, min_updates=5, max_updates=5)
-        fine_tune(model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed)
+        fine_tune(model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed, precision=precision)
         return toy.weights_hash(model)
 
     assert run(1) == run(1) != run(2)

@@ -35,7 +35,7 @@ SENTENCES = b"kaksi tuntia\n3 vuotta sitten\n"
 
 
 def adapt(init: Path | str, data: Path, out: Path, pair: str = "fi-en", **more: Any) -> dict[str, Any]:
-    more = {"adapter": SMALL, **more}
+    more = {"adapter": SMALL, "precision": "float32", **more}
     config = replace(QUICK, **more.pop("config", {}))
     return fine_tune.run(str(init), pair, out, Text(data=data, budget_words=200), config, **more)
 

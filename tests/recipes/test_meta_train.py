@@ -72,8 +72,54 @@ def test_only_the_chosen_pairs_are_learned_from(data: Path, tmp_path: Path, monk
     meta_train.run(config, data, tmp_path / "run")
     assert seen == {"sv-en", "es-en"}
     wrong = small_config('outer.pairs=["sv-en", "fi-en"]')
-    with pytest.raises(UsageError, match="no meta-train pair fi-en"):
+    with pytest.raises(UsageError, match="fi-en, no meta-train pair"):
         meta_train.run(wrong, data, tmp_path / "none")
+
+
+def test_the_first_pairs_are_learned_from_alone_at_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in either phase and resumed, it is the same run."""
+    seen: list[set[str]] = []
+    plain = meta_train.outer_step
+    stop_after: list[int] = []
+
+    def noted(initialization: Any, episodes: Any, *arguments: Any) -> Any:
+        seen.append({str(episode.pair) for episode in episodes})
+        if len(seen) in stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(initialization, episodes, *arguments)
+
+    monkeypatch.setattr(meta_train, "outer_step", noted)
+    config = small_config("outer.max_target_tokens=4000", 'outer.first_pairs=["es-en"]', "outer.first_share=0.5")
+    meta_train.run(config, data, tmp_path / "whole")
+    alone = [pairs == {"es-en"} for pairs in seen]
+    first = alone.index(False)
+    assert 2 < first < len(seen) - 2
+    assert len(set.union(*seen[first:])) > 2, "then all of them"
+
+    whole, stop_after = seen.copy(), [2, first + 2]
+    seen.clear()
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            meta_train.run(config, data, tmp_path / "parts", resume=resume)
+    meta_train.run(config, data, tmp_path / "parts", resume=True)
+    assert seen == whole
+    assert weights(tmp_path / "parts/last") == weights(tmp_path / "whole/last")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (['outer.first_pairs=["fi-en"]'], "outer.first_pairs names fi-en, no meta-train pair"),
+        (['outer.pairs=["sv-en"]', 'outer.first_pairs=["es-en"]'], "outer.first_pairs names es-en"),
+        (['outer.first_pairs=["es-en", "es-en"]'], "names es-en twice"),
+    ],
+)
+def test_first_pairs_that_are_not_learned_from(data: Path, tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        meta_train.run(small_config(*settings), data, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_interrupted_and_resumed_run_has_the_same_bits(

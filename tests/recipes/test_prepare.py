@@ -14,8 +14,9 @@ from metanmt.data.language import Pair
 from metanmt.data.leakage import normalized
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
-from metanmt.errors import ConfigError, CorpusError, UsageError
-from metanmt.recipes import prepare
+from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError
+from metanmt.recipes import fine_tune, prepare
+from tests.recipes.conftest import small_config
 
 
 def test_the_data_folder_is_whole(data: Path) -> None:
@@ -73,6 +74,31 @@ def test_languages_of_ones_own(tmp_path: Path, manifest: Path) -> None:
 def test_an_existing_folder_is_refused(data: Path, manifest: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         prepare.run(manifest, data, languages=["is"])
+
+
+# ---- with the tokenizer of something that is there already
+
+
+@pytest.mark.parametrize("whose", ["run", "checkpoint", "data"])
+def test_text_is_tokenized_for_a_run_that_is_to_be_fine_tuned(
+    mine: Path, run_folder: Path, data: Path, tmp_path: Path, whose: str
+) -> None:
+    """As the command says, and as the manifest may say too; the run then takes it."""
+    folder = {"run": run_folder, "checkpoint": run_folder / "best", "data": data}[whose]
+    facts = prepare.run(mine, tmp_path / "new", tokenizer=str(folder))
+    assert facts["tokenizer_digest"] == TokenStore.open(data).digest != TokenStore.open(tmp_path / "out").digest
+    mine.write_text(MINE.replace("vocabulary_size = 330", f'pretrained = "{folder}"'), encoding="utf-8")
+    assert prepare.run(mine, tmp_path / "same")["tokenizer_digest"] == facts["tokenizer_digest"]
+    settings = small_config().fine_tune
+    text = fine_tune.Text(data=tmp_path / "new", train_set="train")
+    adapted = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, settings)
+    assert adapted["updates"] > 0
+
+
+def test_a_tokenizer_that_is_not_there(mine: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No tokenizer can be loaded"):
+        prepare.run(mine, tmp_path / "new", tokenizer=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "new").exists()
 
 
 # ---- a second time
