@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metanmt.comparison.plan import load_compare
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
@@ -57,3 +58,13 @@ def test_three_languages_from_text_to_tokens(tmp_path: Path) -> None:
             (trained if name == "train" else judged).update(line.casefold() for line in lines)
     assert judged
     assert not judged & trained
+
+
+@pytest.mark.parametrize("name", ["europe", "evidence", "evidence-bible", "evidence-sources"])
+def test_shipped_comparisons_find_the_words_of_their_budgets(name: str) -> None:
+    compare = load_compare(Path(name))
+    domain = {"train": "tatoeba", "train-bible": "bible"}[compare.train_set]
+    rows = [line.split("\t") for line in (EUROPE.parent / "COUNTS.tsv").read_text(encoding="utf-8").splitlines()]
+    for pair in compare.pairs:
+        [words] = [int(row[4]) for row in rows if row[1].startswith(f"targets/{domain}/{pair}.train.")]
+        assert words > 1.02 * max(compare.budgets), f"{pair}: cleaning takes some"
