@@ -98,9 +98,10 @@ def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, labe
     """
     where = hidden.device.type
     precision = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else hidden.dtype
-    differentiable = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if not torch.is_grad_enabled():
+        hidden, weight = hidden.detach(), weight.detach()
     with torch.autocast(where, enabled=False):
-        arguments = hidden, weight, labels, label_smoothing, precision, differentiable
+        arguments = hidden, weight, labels, label_smoothing, precision
         total: Tensor = _ProjectedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
     return total
 
@@ -108,7 +109,8 @@ def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, labe
 class _ProjectedCrossEntropy(torch.autograd.Function):
     """Loss and gradient in one pass over chunks of tokens: dL/dh = p W - e mean w - (1 - e) w_y, and dL/dW likewise.
 
-    The gradient, of the size of `hidden` and `weight`, waits for `backward` and is scaled in place there, once.
+    The gradient, of the size of what needs one of `hidden` and `weight`, waits for `backward` and is scaled in place
+    there, once.
     """
 
     @staticmethod
@@ -119,15 +121,15 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         labels: Tensor,
         label_smoothing: float,
         precision: torch.dtype,
-        differentiable: bool,
     ) -> Tensor:
+        """Return the summed loss; keep the gradients that are needed."""
         exact = torch.promote_types(hidden.dtype, torch.float32)
         inputs, outputs = hidden.to(precision), weight.to(precision)
         even = outputs.mean(dim=0, dtype=exact)
         total = torch.zeros((), dtype=exact, device=hidden.device)
         hidden_gradient, weight_gradient = (
-            torch.zeros(tensor.shape if differentiable else (0,), dtype=exact, device=hidden.device)
-            for tensor in (hidden, weight)
+            torch.zeros(tensor.shape, dtype=exact, device=hidden.device) if needed else None
+            for tensor, needed in zip((hidden, weight), context.needs_input_grad, strict=False)
         )
         size = CHUNK_TOKENS.get(hidden.device.type, len(hidden))
         for start in range(0, len(hidden), size):
@@ -137,15 +139,18 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             total -= log_p.gather(1, label).sum()
             if label_smoothing:
                 total += label_smoothing * (logits.gather(1, label).sum(dtype=exact) - (part.to(exact) @ even).sum())
-            if differentiable:
-                p = torch.exp(log_p, out=log_p if precision == exact else logits)
+            if hidden_gradient is None and weight_gradient is None:
+                continue
+            p = torch.exp(log_p, out=log_p if precision == exact else logits)
+            if hidden_gradient is not None:
                 hidden_gradient[start : start + size] = p @ outputs
-                if precision == exact:
-                    weight_gradient.addmm_(p.t(), part)
-                else:
-                    weight_gradient += p.t() @ part
-        if differentiable:
+            if weight_gradient is not None and precision == exact:
+                weight_gradient.addmm_(p.t(), part)
+            elif weight_gradient is not None:
+                weight_gradient += p.t() @ part
+        if hidden_gradient is not None:
             hidden_gradient -= label_smoothing * even + (1 - label_smoothing) * weight[labels]
+        if weight_gradient is not None:
             weight_gradient -= label_smoothing / len(weight) * hidden.sum(dim=0)
             weight_gradient.index_add_(0, labels, hidden.to(exact), alpha=label_smoothing - 1)
         context.gradients = hidden_gradient, weight_gradient
@@ -154,9 +159,10 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [gradient.mul_(scale) for gradient in context.gradients]
+        """Return the gradients that were kept, times that of the loss."""
+        gradients = [None if gradient is None else gradient.mul_(scale) for gradient in context.gradients]
         del context.gradients
-        return (*gradients, None, None, None, None)
+        return (*gradients, None, None, None)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_
 from metanmt.meta.parent import choose_parent, named_parent
 from metanmt.meta.run import Run
 from metanmt.meta.state import Clock, RunState, step_metrics
-from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
+from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks, named_pairs
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import make_with_adapter
 from metanmt.nmt.lexicon import add_lexicon, hold_correction
@@ -68,8 +68,8 @@ class _Training:
         self.config, self.store, self.ranks = config, store, ranks
         self.tokenizer = load_tokenizer(store.tokenizer_folder)
         self.tasks = load_tasks(store, config.batch, config.outer)
-        first = config.outer.first_pairs
-        self.first_tasks = [task for task in self.tasks if not first or str(task.pair) in first]
+        first = named_pairs([task.pair for task in self.tasks], config.outer.first_pairs, "outer.first_pairs")
+        self.first_tasks = [task for task in self.tasks if task.pair in first]
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         seed_torch(config.run.seed)
