@@ -16,10 +16,10 @@ from metanmt.data.language import Pair
 from metanmt.data.manifest import shipped_manifest
 from metanmt.data.store import TokenStore
 from metanmt.errors import UsageError
+from metanmt.files import write_json
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
 from metanmt.runlog import duration, say
-from metanmt.runtime import write_json
 
 CONFIG = "tiny"
 LEARNERS = ("joint", "fomaml")

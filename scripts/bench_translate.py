@@ -24,12 +24,13 @@ from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import MetanmtError
+from metanmt.files import write_json
 from metanmt.nmt.engine import Engine, open_engine
 from metanmt.nmt.score import score
 from metanmt.nmt.translate import translate
 from metanmt.report import table
 from metanmt.runlog import Progress, say
-from metanmt.runtime import versions, write_json
+from metanmt.runtime import versions
 
 ENGINES = (("transformers", "float32"), ("ctranslate2", "float32"), ("ctranslate2", "int8"))
 BEAMS = (5, 1)

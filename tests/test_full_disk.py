@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 
 from metanmt.cli import MISTAKE, main
 from metanmt.errors import UsageError
-from metanmt.runtime import damage, named_errors, new_folder, remove_leftovers, write_digests, write_text
+from metanmt.files import damage, named_errors, new_folder, refuse_existing, remove_leftovers, write_digests, write_text
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = {
@@ -63,7 +62,7 @@ def test_a_real_limit_reaches_safetensors_too(tmp_path: Path) -> None:
     program = (
         "import pathlib, resource, torch\n"
         "from safetensors.torch import save_file\n"
-        "from metanmt.runtime import new_folder\n"
+        "from metanmt.files import new_folder\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
         "    with new_folder(pathlib.Path('new')) as folder:\n"
@@ -96,7 +95,7 @@ def test_write_text_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_overwritten_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overwritten_folder_is_there_whole(tmp_path: Path) -> None:
     path = tmp_path / "tuned"
     with new_folder(path) as folder:
         (folder / "a").write_text("old")
@@ -105,15 +104,78 @@ def test_an_overwritten_folder_is_there_whole_or_not_at_all(tmp_path: Path, monk
         assert (path / "a").read_text() == "old"
     assert (path / "a").read_text() == "new"
 
-    def killed(*arguments: Any, **more: Any) -> None:
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
-        with pytest.raises(KeyboardInterrupt), new_folder(path, overwrite=True) as folder:
-            pass
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_folder_being_overwritten_survives_a_kill(tmp_path: Path, calls: int) -> None:
+    """The process dies behind the first rename, when neither folder has the name, and behind the second."""
+    with new_folder(tmp_path / "tuned") as folder:
+        (folder / "a").write_text("old")
+    program = (
+        "import os, pathlib\n"
+        "from metanmt.files import new_folder\n"
+        "rename, calls = pathlib.Path.replace, []\n"
+        "def renamed(path, target):\n"
+        "    rename(path, target)\n"
+        "    calls.append(target)\n"
+        f"    if len(calls) == {calls}:\n"
+        "        os._exit(9)\n"
+        "pathlib.Path.replace = renamed\n"
+        "with new_folder(pathlib.Path('tuned'), overwrite=True) as folder:\n"
+        "    (folder / 'a').write_text('new')\n"
+    )
+    assert run([sys.executable, "-c", program], tmp_path).returncode == 9
+    assert (tmp_path / "tuned").exists() == (calls == 2)
     remove_leftovers(tmp_path)
-    assert [item.name for item in tmp_path.iterdir()] in ([], ["tuned"])
+    assert [item.name for item in tmp_path.iterdir()] == ["tuned"]
+    assert (tmp_path / "tuned" / "a").read_text() == ("old" if calls == 1 else "new")
+
+
+def test_a_folder_that_another_process_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "tuned"
+
+    def write() -> None:
+        with new_folder(path) as folder:
+            (folder / "a").write_text("mine")
+            path.mkdir()
+            (path / "a").write_text("theirs")
+
+    with pytest.raises(UsageError, match="meanwhile") as error:
+        write()
+    assert (path / "a").read_text() == "theirs"
+    [beside] = [item for item in tmp_path.iterdir() if item != path]
+    assert (beside / "a").read_text() == "mine"
+    assert str(beside) in error.value.remedy
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    path = tmp_path / "link"
+    path.symlink_to("disk")
+    for text in ("first", "second"):
+        with new_folder(path, overwrite=True) as folder:
+            (folder / "a").write_text(text)
+    assert path.is_symlink()
+    assert (tmp_path / "disk" / "a").read_text() == "second"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_folders_that_could_not_be_put_in_place_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), Path(".."), tmp_path.parent):
+        with pytest.raises(UsageError), new_folder(path, overwrite=True):
+            raise AssertionError
+    with pytest.raises(UsageError, match="mount point") as error:
+        refuse_existing(Path("/proc"), overwrite=True)
+    assert "/proc/NAME" in error.value.remedy
+    refuse_existing(Path(), in_place=True)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "mine")
+    refuse_existing(tmp_path / "mine", in_place=True)
+    with pytest.raises(PermissionError) as refused:
+        refuse_existing(tmp_path / "mine")
+    assert refused.value.filename == str(tmp_path)
 
 
 def test_digests_tell_any_change(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from metanmt.comparison import execute, tables
 from metanmt.comparison.checks import checked_plan
 from metanmt.comparison.plan import CompareConfig, load_compare, to_toml
+from metanmt.files import write_json, write_text
 from metanmt.report import table
-from metanmt.runtime import write_json, write_text
 
 
 def run(

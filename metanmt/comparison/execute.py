@@ -25,9 +25,10 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
+from metanmt.files import lock_folder, new_folder, write_json
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
 from metanmt.runlog import Progress, say
-from metanmt.runtime import lock_folder, new_folder, versions, write_json
+from metanmt.runtime import versions
 
 RESULT, COUNTS, HYPOTHESES = "result.json", "{}.counts.npz", "{}.hypotheses.txt"
 TRANSLATION_PASSES = 3.0  # of beam search over a test set, in forward-backward passes over as many tokens

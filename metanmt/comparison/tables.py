@@ -24,9 +24,9 @@ from metanmt.comparison.statistics import (
 )
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
+from metanmt.files import digest
 from metanmt.report import table
 from metanmt.runlog import duration
-from metanmt.runtime import digest
 
 NAMES = {"bleu": "BLEU", "chrf": "chrF++"}
 POINTS = 100.0

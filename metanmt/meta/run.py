@@ -33,11 +33,7 @@ from metanmt.config import Config, load_config
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
-from metanmt.meta.board import Board, finite
-from metanmt.meta.state import RunState
-from metanmt.nmt.checkpoint import load_state, save_checkpoint
-from metanmt.runlog import say
-from metanmt.runtime import (
+from metanmt.files import (
     damage,
     lock_folder,
     named_errors,
@@ -45,11 +41,15 @@ from metanmt.runtime import (
     refuse_existing,
     remove_folder,
     remove_leftovers,
-    versions,
     write_digests,
     write_json,
     write_text,
 )
+from metanmt.meta.board import Board, finite
+from metanmt.meta.state import RunState
+from metanmt.nmt.checkpoint import load_state, save_checkpoint
+from metanmt.runlog import say
+from metanmt.runtime import versions
 from metanmt.sections import to_toml
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -83,7 +83,7 @@ class Run:
         """
         run = cls(folder, config.run.keep)
         if not resume:
-            refuse_existing(folder, remedy="Give another --out, or --resume to go on with it.")
+            refuse_existing(folder, remedy="Give another --out, or --resume to go on with it.", in_place=True)
             folder.mkdir(parents=True, exist_ok=True)
         elif not _is_run(folder):
             raise UsageError(

@@ -32,8 +32,8 @@ from transformers import PreTrainedModel
 from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.files import digest, write_json
 from metanmt.nmt.model import ADAPTER_PART, has_adapter, load_model, local_folder, make_model
-from metanmt.runtime import digest, write_json
 
 CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "metanmt_base.json"
 NAME = "default"  # peft's own; a folder holds one adapter, and no name

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from metanmt.files import new_folder, write_json
 from metanmt.nmt.checkpoint import base_folder, load_network
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.runlog import say
-from metanmt.runtime import new_folder, write_json
 
 FACTS_FILE = "metanmt_conversion.json"
 KINDS = ("*.safetensors", "*config.json")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.errors import UsageError
+from metanmt.files import write_text
 from metanmt.pages.figures import budget_charts
 from metanmt.pages.reading import MEAN, METRICS, Comparison, System, open_comparison
 from metanmt.report import table
-from metanmt.runtime import write_text
 
 LEAST_GAIN = 0.05
 """Points below which a gain is none: the price of a point would mean nothing."""

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from metanmt import __version__
 from metanmt.comparison.tables import sharing_note
 from metanmt.errors import UsageError
+from metanmt.files import write_text
 from metanmt.pages import figures
 from metanmt.pages.charts import COLOURS, swatch
 from metanmt.pages.finding import finding, signed, significant, words_of
@@ -20,7 +21,6 @@ from metanmt.pages.layers import REUSE, what_moves
 from metanmt.pages.reading import MEAN, METRICS, Comparison, digest, open_comparison, read_json
 from metanmt.pages.translations import side_by_side
 from metanmt.runlog import duration, say
-from metanmt.runtime import write_text
 
 HERE = Path(__file__).parent
 SENTENCES = 60

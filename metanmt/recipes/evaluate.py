@@ -10,11 +10,12 @@ from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
+from metanmt.files import write_json, write_text
 from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.score import score
 from metanmt.nmt.translate import translate
-from metanmt.runtime import versions, write_json, write_text
+from metanmt.runtime import versions
 
 
 def run(

@@ -7,9 +7,10 @@ from typing import Any
 
 from metanmt.data.language import Pair
 from metanmt.errors import UsageError
+from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint, save_checkpoint
 from metanmt.nmt.lexicon import lexicon_of
-from metanmt.runtime import new_folder, refuse_existing, versions, write_json
+from metanmt.runtime import versions
 
 FACTS_FILE = "export.json"
 

@@ -20,20 +20,12 @@ from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
+from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, load_with_adapter, save_checkpoint
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.tuning import fine_tune, hold_out
 from metanmt.runlog import say
-from metanmt.runtime import (
-    Interruption,
-    device,
-    new_folder,
-    peak_memory_bytes,
-    refuse_existing,
-    seed_torch,
-    versions,
-    write_json,
-)
+from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
 SCRATCH = "none"
 FACTS_FILE = "fine_tune.json"

@@ -19,8 +19,9 @@ from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, wri
 from metanmt.data.tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, MetanmtError
+from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress, say
-from metanmt.runtime import new_folder, peak_memory_bytes, refuse_existing, versions, write_json
+from metanmt.runtime import peak_memory_bytes, versions
 
 
 def run(

@@ -29,8 +29,9 @@ from metanmt.data.vectors import (
     text_of,
 )
 from metanmt.errors import DataError, UsageError, did_you_mean
+from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress
-from metanmt.runtime import new_folder, refuse_existing, versions, write_json
+from metanmt.runtime import versions
 
 LEAST_COVERED = 0.2  # of the pieces in a language's text: a file with less belongs to another one
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.2, 500

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,27 +190,28 @@ def test_plain_transformers_still_loads_the_folder(checkpoints: dict[str, Path])
     assert again.config.model_type == "m2m_100"
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_checkpoint_that_cannot_be_written_to(
-    checkpoints: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: int,
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(checkpoints["parrot"], tmp_path / "copy", ignore=shutil.ignore_patterns("ctranslate2-*"))
     before = sorted(folder.iterdir())
-
-    def refuse(path: Path, *, overwrite: bool = False) -> None:
-        raise OSError(number, "no", str(path))
-
-    monkeypatch.setattr(conversion, "new_folder", refuse)
-    engine, tokenizer = open_engine(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: Path(path) != folder)  # as for another user than root
+        engine, tokenizer = open_engine(folder)
     source, target = toy.LEARNED[0]
     assert translate(engine, tokenizer, [source], toy.PAIR, beam=1, label=None) == [target]
     assert capsys.readouterr().err.count("cannot be written to") == 1
     assert sorted(folder.iterdir()) == before
-    number = errno.ENOSPC
+
+    def failing(number: int) -> Any:
+        def refuse(path: Path, *, overwrite: bool = False) -> None:
+            raise OSError(number, "no", str(path))
+
+        return refuse
+
+    monkeypatch.setattr(conversion, "new_folder", failing(errno.EROFS))
+    open_engine(folder)
+    monkeypatch.setattr(conversion, "new_folder", failing(errno.ENOSPC))
     with pytest.raises(OSError, match="no"):
         open_engine(folder)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from metanmt.data.sources import read_lines
+from metanmt.files import write_text
 from metanmt.nmt.score import quick_scores, score
-from metanmt.runtime import write_text
 
 HYPOTHESES = [
     "The cat sat on the mat.",

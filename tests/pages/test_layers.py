@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from metanmt.cli import main
+from metanmt.files import write_json
 from metanmt.pages.layers import what_moves
 from metanmt.pages.reading import Comparison, open_comparison
-from metanmt.runtime import write_json
 
 
 @pytest.fixture

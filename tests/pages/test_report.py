@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from metanmt.cli import main
+from metanmt.files import write_json
 from metanmt.pages.charts import Axis, Line, line_chart, nice_ticks
 from metanmt.pages.finding import finding, signed
 from metanmt.pages.page import SENTENCES
 from metanmt.pages.reading import open_comparison
 from metanmt.pages.translations import evenly_spaced, marked_words
-from metanmt.runtime import write_json
 from tests.pages.conftest import ARMS, ATTACK, BUDGETS, PAIRS
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "wbr"}

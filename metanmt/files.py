@@ -1,0 +1,246 @@
+"""Files and folders that are never half-written, and no error of a disk without a name."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metanmt.errors import MetanmtError, UsageError
+from metanmt.runlog import say
+
+DIGESTS = "digests.json"
+REPLACED = "replaced."  # in the temporary name of a folder that is about to be replaced
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the new one, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with named_errors(path):
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as out:
+                out.write(text)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by `write_text`, indented for a person."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends well, and is removed when it does not.
+
+    Raises:
+        UsageError: `path` exists and is not empty, and `overwrite` is not given; or another process wrote it
+            meanwhile, and what was made here lies beside it.
+        OSError: it cannot be written; with the name of a file, whichever library wrote it.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    with named_errors(path):
+        target = path.resolve()  # a link stays one, and what it points to is replaced
+        temporary, replaced = (target.with_name(f".{target.name}.{part}{os.getpid()}.tmp") for part in ("", REPLACED))
+        remove_leftovers(target.parent, f".{glob.escape(target.name)}.*.tmp", of_the_dead=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            sync_folder(temporary)
+            if overwrite and target.exists():
+                target.replace(replaced)
+            _rename(temporary, target)
+            sync(target.parent)
+            shutil.rmtree(replaced, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(finished: Path, path: Path) -> None:
+    """Give a finished folder its name; if that is taken meanwhile, another one, and say so."""
+    try:
+        finished.replace(path)  # over an empty folder too
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        finished.replace(beside)
+        raise UsageError(f"{path} was written meanwhile, by another process.", f"The result is in {beside}.") from None
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; under its name it is there whole or not at all, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.replace(temporary)
+    shutil.rmtree(temporary)
+
+
+def remove_leftovers(folder: Path, pattern: str = ".*.tmp", *, of_the_dead: bool = False) -> None:
+    """Remove what killed processes left half-written in a folder: `.NAME.tmp`, `.NAME.PROCESS.tmp`.
+
+    What one was about to replace when it was killed gets its name back.
+
+    Args:
+        folder: where.
+        pattern: of the names.
+        of_the_dead: leave alone what a process that lives may still be writing.
+    """
+    for path in folder.glob(pattern):
+        if of_the_dead and _alive(path.name.split(".")[-2]):
+            continue
+        name, _, rest = path.name.removeprefix(".").rpartition(f".{REPLACED}")
+        if rest and not (folder / name).exists():
+            path.replace(folder / name)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=of_the_dead)
+        else:
+            path.unlink()
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def refuse_existing(
+    path: Path,
+    *,
+    overwrite: bool = False,
+    marker: str = "",
+    remedy: str = "Give another --out.",
+    in_place: bool = False,
+) -> None:
+    """Refuse an output folder that cannot be made at the end of the work, before it begins.
+
+    Args:
+        path: the output folder.
+        overwrite: an existing one may be replaced, but never a file, nor a folder of another kind.
+        marker: a file that every folder of this kind has.
+        remedy: what to do about an existing one.
+        in_place: it is written into as it stands, not put in place as a whole.
+
+    Raises:
+        UsageError: it exists with something in it, so that a result would be overwritten; or it is none that could be.
+        OSError: it cannot be written.
+    """
+    if path.is_file():
+        raise UsageError(f"{path} is a file, not a folder.", "Give another --out.")
+    if overwrite and marker and path.exists() and any(path.iterdir()) and not (path / marker).is_file():
+        raise UsageError(
+            f"{path} is not replaced: it has no {marker}, so this command did not write it.", "Give another --out."
+        )
+    if path.exists() and not overwrite and any(path.iterdir()):
+        raise UsageError(f"{path} exists already.", remedy)
+    if not in_place and (path.is_mount() or Path.cwd().is_relative_to(path.resolve())):
+        kind = "a file system's mount point" if path.is_mount() else "the folder you are in"
+        raise UsageError(
+            f"{path} is {kind}, which cannot be put in place as a whole.", f"Give --out {path / 'NAME'} in it."
+        )
+    written = path if in_place and path.exists() else path.resolve().parent
+    with named_errors(written):
+        written.mkdir(parents=True, exist_ok=True)
+    if not os.access(written, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(written))
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush every file below a folder to the disk, so that a rename after it never shows a half-written one."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def lock_folder(folder: Path) -> int:
+    """Return a handle that locks a folder until it is closed or this process ends, in whatever way.
+
+    Raises:
+        UsageError: another process has locked it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(
+            f"Another process is writing to {folder}.", "Wait for it, stop it, or give another --out."
+        ) from None
+    except OSError:
+        say(f"{folder} lies on a file system without locks; take care that one process writes to it.")
+    return handle
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give an error of the operating system the name of the file that it has none of.
+
+    Libraries written in Rust raise their own errors, with the number of the operating system's in the text; they
+    become an OSError here.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    except MetanmtError:
+        raise
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            code = int(number.group(1))
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
+
+
+def write_digests(folder: Path) -> None:
+    """Write the SHA-256 of every file below a folder to its `digests.json`."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    write_json(folder / DIGESTS, {path.relative_to(folder).as_posix(): digest(path) for path in files})
+
+
+def damage(folder: Path) -> str | None:
+    """Return what is wrong with a folder by its `digests.json`, or None if it is whole.
+
+    A file that is there but cannot be read, for want of permission or a broken disk, is an OSError and no damage.
+    """
+    try:
+        digests = json.loads((folder / DIGESTS).read_bytes())
+        changed = [name for name, value in digests.items() if digest(folder / name) != value]
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, AttributeError):
+        return f"{DIGESTS} is not what was written"
+    return f"{changed[0]} is not what was written" if changed else None
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
