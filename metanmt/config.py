@@ -114,9 +114,11 @@ class BatchConfig:
     """Batches, by target tokens."""
 
     max_tokens: int = setting(600, "target tokens of one support or query batch: the logical batch")
-    micro_tokens: int = setting(1_000, "padded tokens of one forward-backward pass: memory, never the result")
+    micro_tokens: int = setting(
+        1_000, "padded tokens of one forward-backward pass: memory; the result by dropout's draw"
+    )
     window: int = setting(16, "an episode is drawn from one in this many parts by length; more means less padding")
-    pass_tokens: int = setting(160, "padding that one more forward-backward pass must save: speed, never the result")
+    pass_tokens: int = setting(160, "padding that one more forward-backward pass must save: speed; the rest as above")
     max_sentence_tokens: int = setting(200, "longer sentences are not trained on")
 
 

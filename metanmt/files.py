@@ -156,11 +156,15 @@ def refuse_existing(
         raise UsageError(
             f"{path} is {kind}, which cannot be put in place as a whole.", f"Give --out {path / 'NAME'} in it."
         )
-    written = path if in_place and path.exists() else path.resolve().parent
-    with named_errors(written):
-        written.mkdir(parents=True, exist_ok=True)
-    if not os.access(written, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(written))
+    check_writable(path if in_place and path.exists() else path.resolve().parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder if it is not there, and raise an OSError if it cannot be written to."""
+    with named_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def sync_folder(folder: Path) -> None:

@@ -41,6 +41,11 @@ class MicroBatch:
         """Where the N target tokens stand in the flattened labels, (N,)."""
         return (self.labels.flatten() != self.pad_id).nonzero().squeeze(1)
 
+    @cached_property
+    def padded_source(self) -> bool:
+        """Whether any source is padded."""
+        return bool((self.source == self.pad_id).any())
+
     def even(self, multiple: int) -> MicroBatch:
         """Return the batch padded to lengths S and T that are multiples of a number."""
         source, labels = (
@@ -57,7 +62,8 @@ class MicroBatch:
             part.pin_memory().to(device, non_blocking=True) for part in (self.source, self.labels, self.target_places)
         )
         moved = MicroBatch(source, labels, self.pad_id)
-        moved.__dict__["target_places"] = places  # found here: the device would have to be waited for
+        # Found here: the device would have to be waited for.
+        moved.__dict__.update(target_places=places, padded_source=self.padded_source)
         return moved
 
 
@@ -72,7 +78,7 @@ class Batch:
         return iter(self.micro_batches)
 
     def halved(self) -> Batch | None:
-        """Return the same sentences in micro-batches of half as many, or None if each has one only."""
+        """Return the same sentences in micro-batches of half as many, or None if each has one already."""
         parts = [
             MicroBatch(source, labels, micro.pad_id)
             for micro in self.micro_batches

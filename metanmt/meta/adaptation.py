@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -24,6 +24,11 @@ class Loss(Protocol):
 
     def at(self, model: nn.Module, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the mean loss with these weights in the model's place, differentiable twice with respect to them."""
+
+    def gradients_at(
+        self, model: nn.Module, weights: Mapping[str, Tensor], names: Collection[str], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the same loss, and its gradient by those of the named weights that it depends on, as constants."""
 
 
 def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, loss: Loss) -> list[Tensor]:

@@ -71,6 +71,7 @@ class Run:
         self._metrics: IO[str] | None = None
         self._board: Board | None = None
         self._purge_step: int | None = None
+        self._last_line = ""
         self._lock: int | None = None
 
     @classmethod
@@ -79,7 +80,8 @@ class Run:
 
         Raises:
             UsageError: the folder exists and `resume` is not given; or it is no run to resume; or another process is
-                at it; or the configuration or the data differ from those of the run.
+                at it; or the configuration or the data differ from those of the run. Memory (`batch.micro_tokens`) and
+                what is logged and kept, and when, may differ.
         """
         run = cls(folder, config.run.keep)
         if not resume:
@@ -101,11 +103,13 @@ class Run:
         """Write what a new run has, or a killed one has not yet; refuse to go on with another configuration or data."""
         if not (self.folder / "config.toml").exists():
             write_text(self.folder / "config.toml", to_toml(config))
-        elif load_config(self.folder / "config.toml") != config:
-            raise UsageError(
-                f"The configuration differs from that of the run {self.folder}.",
-                f"Resume with the same one: {self.folder / 'config.toml'}.",
-            )
+        elif (before := load_config(self.folder / "config.toml")) != config:
+            if _as_free_as(config, before) != config:
+                raise UsageError(
+                    f"The configuration differs from that of the run {self.folder}.",
+                    f"Resume with the same one: {self.folder / 'config.toml'}.",
+                )
+            write_text(self.folder / "config.toml", to_toml(config))
         if not (self.folder / "run.json").exists():
             write_json(self.folder / "run.json", {"data_digest": digest, "versions": versions()})
         elif data_digest(self.folder) not in (None, digest):
@@ -118,11 +122,15 @@ class Run:
     def log(self, metrics: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and to TensorBoard; a number that is not finite is null."""
         metrics = finite(metrics)
+        line = json.dumps(metrics, allow_nan=False) + "\n"
+        if line == self._last_line:
+            return  # a meta-validation that was logged, but not saved, before a kill
+        self._last_line = line
         path = self.folder / "metrics.jsonl"
         with named_errors(path):
             if self._metrics is None:
                 self._metrics = path.open("a", encoding="utf-8")
-            self._metrics.write(json.dumps(metrics, allow_nan=False) + "\n")
+            self._metrics.write(line)
             self._metrics.flush()
         with named_errors(self.folder / "tensorboard"):
             if self._board is None:
@@ -286,6 +294,14 @@ class Run:
                 break
             kept.append(line.decode("utf-8"))
         write_text(path, "".join(kept))
+        self._last_line = kept[-1] if kept else ""
+
+
+def _as_free_as(config: Config, before: Config) -> Config:
+    """Return an earlier configuration with what may change in the middle of a run as it is now."""
+    now = config.run
+    run = replace(before.run, keep=now.keep, log_every=now.log_every, checkpoint_minutes=now.checkpoint_minutes)
+    return replace(before, run=run, batch=replace(before.batch, micro_tokens=config.batch.micro_tokens))
 
 
 def data_digest(folder: Path) -> str | None:

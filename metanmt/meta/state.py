@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
+from metanmt.config import Config, OuterConfig
+from metanmt.errors import DivergenceError
 from metanmt.meta.distributed import Ranks
 from metanmt.meta.outer import StepReport
+from metanmt.runlog import say
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class RunState:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     parent: str = ""
+    micro_tokens: int = 0
+    """The largest micro-batch that fitted in memory where the configured one did not; 0 if it did."""
 
     def moved(self, tokens: int, computations: int, *, skipped: bool, seconds: float) -> RunState:
         """Return the state after one more outer step at this cost."""
@@ -71,6 +76,25 @@ def step_metrics(state: RunState, phase: str, rate: float, report: StepReport, r
         if losses:
             metrics[name] = ranks.mean([float(loss) for loss in torch.stack(losses)])
     return metrics
+
+
+def validations_due(target_tokens: int, config: Config) -> int:
+    """Return how many meta-validations there should have been after `target_tokens`; at the end one at least."""
+    limit = config.outer.max_target_tokens
+    return max(config.validation.times * target_tokens // limit, int(target_tokens >= limit))
+
+
+def stop_if_diverged(state: RunState, outer: OuterConfig) -> None:
+    """Name the first of some steps that were left out; raise a DivergenceError if they are too many in a row."""
+    if state.skipped_in_a_row == 1:
+        say(f"step {state.step:,}: its loss or gradient is not finite; the step is skipped.")
+    if state.skipped_in_a_row >= outer.max_skipped:
+        raise DivergenceError(
+            f"The loss or its gradient was not finite in {state.skipped_in_a_row} outer steps in a row, up to step "
+            f"{state.step:,}.",
+            "In a new run, lower outer.learning_rate or inner.learning_rate, raise outer.warmup_steps, or set "
+            "run.precision=float32; outer.max_skipped is how many are borne.",
+        )
 
 
 @dataclass

@@ -84,7 +84,7 @@ def load_tasks(store: TokenStore, batch: BatchConfig, outer: OuterConfig) -> lis
 
     Raises:
         UsageError: a configured name that is no meta-train pair's.
-        CorpusError: there is no meta-train pair, or one has too few sentences for an episode.
+        CorpusError: there is no meta-train pair, or one has hardly a sentence.
     """
     tasks = []
     for pair in chosen_pairs(store, outer):
@@ -177,6 +177,15 @@ class EpisodeSampler:
         power = 1 / self.outer.temperature if self.outer.task_sampling == "temperature" else 0.0
         self.probabilities = sizes**power / (sizes**power).sum()
 
+    def check(self, hands: int) -> None:
+        """Raise a CorpusError if a task has too few sentence pairs for episodes of this many batches."""
+        for task in self.tasks:
+            if len(task.usable) < hands:
+                raise CorpusError(
+                    f"{task.pair} has {len(task.usable)} sentence pairs, too few for {hands} batches an episode.",
+                    "Lower inner.steps, or give the pair more text.",
+                )
+
     def draw_tasks(self, step: int) -> list[Task]:
         """Return the tasks of a step: different ones as long as there are enough."""
         rng = np.random.default_rng([self.seed, step, 0])
@@ -205,11 +214,6 @@ class EpisodeSampler:
         hands = inner_steps + query
         wanted = self.batch.max_tokens * hands
         chosen = self._shelves_of(task, wanted).draw(wanted, hands, rng)
-        if len(chosen) < hands:
-            raise CorpusError(
-                f"{task.pair} has {len(task.usable)} sentence pairs, too few for {hands} batches an episode.",
-                "Lower inner.steps, or give the pair more text.",
-            )
         batches = [
             make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id, self.batch.pass_tokens)
             for part in deal(task.bitext, chosen, hands, rng)

@@ -5,6 +5,7 @@ The checkpoint of a run is chosen by the score after adaptation, in every learne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -60,12 +61,15 @@ class MetaValidation:
             metric="chrf" if settings.metric == "loss" else settings.metric,
         )
 
-    def __call__(self, learner: PreTrainedModel, initialization: nn.Module) -> dict[str, Any]:
+    def __call__(
+        self, learner: PreTrainedModel, initialization: nn.Module, *, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any] | None:
         """Return the scores before and after adaptation, averaged over the meta-dev pairs, and `value` to choose by.
 
         Args:
             learner: overwritten; the scratch copy that the run owns anyway.
             initialization: not modified.
+            stop: asked after every update; when it says so, the result is None.
         """
         before: list[Evaluation] = []
         after: list[Evaluation] = []
@@ -85,11 +89,16 @@ class MetaValidation:
                     micro_tokens=self.config.batch.micro_tokens,
                     precision=self.config.run.precision,
                     label=f"meta-validation {pair}",
+                    stop=stop,
                 )
+            if report.interrupted:
+                break
             before.append(report.history[0])
             after.append(report.history[-1])
         set_dropout(learner, dropout)
         learner.train()
+        if len(after) < len(self.pairs):
+            return None
         mean_before, mean_after = _mean(before), _mean(after)
         value = sum(item.value(self.config.validation.metric) for item in after) / len(after)
         return {"zero_shot": mean_before, "adapted": mean_after, "value": value}

@@ -33,7 +33,7 @@ from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.files import digest, write_json
-from metanmt.nmt.model import ADAPTER_PART, has_adapter, load_model, local_folder, make_model
+from metanmt.nmt.model import ADAPTER_PART, fixed_positions, has_adapter, load_model, local_folder, make_model
 
 CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "metanmt_base.json"
 NAME = "default"  # peft's own; a folder holds one adapter, and no name
@@ -139,6 +139,8 @@ def remove_adapter(model: PreTrainedModel, *, merge: bool) -> None:
     del model.peft_config, model.adapter_base
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
+    for parameter in fixed_positions(model).values():
+        parameter.requires_grad_(False)
 
 
 @contextmanager
@@ -192,12 +194,22 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
 
 @torch.no_grad()
 def restore_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Set the adapter of a model to the stored one of the same shape."""
+    """Set the adapter of a model to the stored one of the same shape.
+
+    Raises:
+        CheckpointError: it was made for another base than the model's, or is damaged.
+    """
     weights = _weights(model)
     try:
         stored = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
+        digest = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))["digest"]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise _damaged(folder, error) from None
+    if model.adapter_base is not None and model.adapter_base.digest != digest:
+        raise CheckpointError(
+            f"The base {model.adapter_base.folder} is not the one that {folder} was made for: its weights are others.",
+            "Bring that one back, or begin anew on this one, in a new folder.",
+        )
     if {name: w.shape for name, w in stored.items()} != {name: w.shape for name, w in weights.items()}:
         raise _damaged(folder, "its weights are not those of its configuration")
     for name, weight in weights.items():

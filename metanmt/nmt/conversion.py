@@ -20,7 +20,7 @@ from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.runlog import say
 
 FACTS_FILE = "metanmt_conversion.json"
-KINDS = ("*.safetensors", "*config.json")
+KINDS = ("model*.safetensors", "adapter_model.safetensors", "*config.json")
 POSITIONS = 2_048
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Settings of generation_config.json that `generate` is given otherwise by us, or that do not change a search.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -68,7 +70,7 @@ class TransformersEngine:
                 do_sample=False,
                 length_penalty=length_penalty,
                 early_stopping=beam > 1,
-                max_new_tokens=longest,
+                max_new_tokens=min(longest, target_positions(model) - 1),
                 **first_tokens(model, first),
             )
         finally:
@@ -150,6 +152,14 @@ def open_engine(
     with converted(folder, quantization) as conversion:
         check_embeddings(vocabulary_size(conversion), tokenizer, str(folder))
         return CTranslate2Engine(conversion, quantization), tokenizer
+
+
+def target_positions(model: PreTrainedModel) -> int:
+    """Return how many tokens a target may have: the rows of a table of positions, no limit without one."""
+    positions = getattr(model.get_decoder(), "embed_positions", None)
+    if not isinstance(positions, nn.Embedding):
+        return sys.maxsize
+    return positions.num_embeddings - int(getattr(positions, "offset", 0))
 
 
 def _to_the_end(ids: list[int], end: int | Sequence[int] | None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ class Loss:
         places = batch.target_places
         labels = batch.labels.flatten()[places]
         with autocast(self.precision, batch.source.device):
-            hidden = model.model(**_inputs(model, batch)).last_hidden_state.flatten(0, 1)[places]
+            inputs = _inputs(model, batch) | _ready_mask(model, batch)
+            hidden = model.model(**inputs).last_hidden_state.flatten(0, 1)[places]
             return projected_cross_entropy(hidden, model.lm_head.weight, labels, self.label_smoothing)
 
     def _logits_loss(self, model: PreTrainedModel, batch: MicroBatch) -> Tensor:
@@ -73,14 +74,44 @@ class Loss:
             weights: by the names of the model's parameters; tied ones once.
             batch: the logical batch.
         """
-        whole = nn.Module()
-        whole.model, whole.forward = model, lambda part: self._logits_loss(model, part)
-        named = {f"model.{name}": weight for name, weight in weights.items()}
         total = torch.zeros((), device=model.device)
         with sdpa_kernel(SDPBackend.MATH):
             for micro_batch in batch:
-                total = total + functional_call(whole, named, (micro_batch.to(model.device),))
+                total = total + _call_with(weights, model, self._logits_loss, micro_batch)
         return total / batch.target_tokens
+
+    def gradients_at(
+        self, model: PreTrainedModel, weights: Mapping[str, Tensor], names: Collection[str], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss of a logical batch with other weights than the model's, and its gradient.
+
+        Memory is that of one micro-batch, as in `backward`.
+
+        Args:
+            model, weights, batch: as for `at`.
+            names: of the weights to derive by; the result has those that the loss depends on, without a graph.
+        """
+        leaves = {name: weight.detach().requires_grad_(name in names) for name, weight in weights.items()}
+        total = torch.zeros((), device=model.device)
+        for micro_batch in batch:
+            loss = _call_with(leaves, model, self.summed, micro_batch) / batch.target_tokens
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        return total, {name: grad for name, leaf in leaves.items() if (grad := leaf.grad) is not None}
+
+
+def _call_with(
+    weights: Mapping[str, Tensor],
+    model: PreTrainedModel,
+    loss: Callable[[PreTrainedModel, MicroBatch], Tensor],
+    batch: MicroBatch,
+) -> Tensor:
+    """Return the loss of a model with other weights in the place of its own."""
+    whole = nn.Module()
+    whole.model, whole.forward = model, lambda part: loss(model, part)
+    named = {f"model.{name}": weight for name, weight in weights.items()}
+    result: Tensor = functional_call(whole, named, (batch.to(model.device),))
+    return result
 
 
 def projected_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
@@ -176,6 +207,13 @@ def _inputs(model: PreTrainedModel, batch: MicroBatch) -> dict[str, Any]:
         "decoder_input_ids": decoder_input(batch.labels, model.config, batch.pad_id),
         "use_cache": False,
     }
+
+
+def _ready_mask(model: PreTrainedModel, batch: MicroBatch) -> dict[str, Tensor | None]:
+    """Return the mask as fused attention takes it, (B, 1, 1, S); `transformers` would ask the device for its values."""
+    if model.config._attn_implementation != "sdpa":
+        return {}
+    return {"attention_mask": (batch.source != batch.pad_id)[:, None, None, :] if batch.padded_source else None}
 
 
 def decoder_input(labels: Tensor, config: object, pad_id: int) -> Tensor:

@@ -189,13 +189,13 @@ def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
     embedding matrix "embeddings" moves the output projection too, while "decoder" and "head" leave the matrix as it
     is: they would move what the encoder reads. Of a model with adapters only these ever move, the base under them
     never: "all" are all of them, "decoder" those of the decoder. What languages share of
-    a universal lexicon is never moved by an adaptation.
+    a universal lexicon is never moved by an adaptation, nor are positions that are sines.
 
     Raises:
         ConfigError: the strategy names no parameter of this model.
     """
-    shared = outer_only(model)
-    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in shared}
+    never = outer_only(model) | fixed_positions(model).keys()
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in never}
     adapters = {name for name in parameters if ADAPTER_PART in name}
     if update == "none":
         return {}
@@ -215,6 +215,12 @@ def update_weights(model: nn.Module, update: str) -> dict[str, nn.Parameter]:
         remedy = "Use update = all, or set model.update=adapters." if update == "adapters" else "Use update = all."
         raise ConfigError(f"The update strategy {update!r} names no parameter of this model.", remedy)
     return moving
+
+
+def fixed_positions(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are a table of sines and no weights, by name: those of Marian's positions."""
+    tables = [(name, part) for name, part in model.named_modules() if "Sinusoidal" in type(part).__name__]
+    return {f"{name}.{own}": table for name, part in tables for own, table in part.named_parameters(recurse=False)}
 
 
 def has_adapter(model: nn.Module) -> bool:

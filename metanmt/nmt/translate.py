@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 
+import torch
 from transformers import PreTrainedModel
 
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
+from metanmt.errors import MetanmtError
 from metanmt.nmt.engine import Engine, TransformersEngine
 from metanmt.runlog import Progress
 
+Sources = Sequence[Sequence[int]]
 LONGEST_SOURCE = 256
 # Where a long sentence may be cut, best first: behind a mark and its space (but not inside 3.5), or a mark that none
 # follows, such as the Chinese full stop; then at spaces.
@@ -26,7 +30,7 @@ CUTS = (
 
 def translate_ids(
     engine: Engine | PreTrainedModel,
-    sources: Sequence[Sequence[int]],
+    sources: Sources,
     *,
     beam: int = 5,
     length_penalty: float = 1.0,
@@ -41,9 +45,13 @@ def translate_ids(
         sources: complete encoder input.
         beam: hypotheses kept; 1 is greedy search.
         length_penalty: exponent of the length by which a hypothesis' log-probability is divided (beam search).
-        batch_tokens: sources x longest source x beam of a batch: memory and speed, never the result.
+        batch_tokens: sources x longest source x beam of a batch: memory and speed; never the result, but for beam
+            search without an end, which goes on as long as the batch's longest source allows.
         forced_bos_id: the id that the output must begin with, for models with target-language codes.
         label: for a progress bar, or None.
+
+    Raises:
+        MetanmtError: the memory of the device is too small for one sentence.
     """
     if isinstance(engine, PreTrainedModel):
         engine = TransformersEngine(engine)
@@ -51,18 +59,34 @@ def translate_ids(
     outputs: list[list[int]] = [[] for _ in sources]
     with Progress(label, len(sources), "sentences") if label else nullcontext() as progress:
         for part in _batches(order, sources, batch_tokens, beam):
-            found = engine.search(
-                [sources[index] for index in part],
+            search = partial(
+                engine.search,
                 beam=beam,
                 length_penalty=length_penalty,
                 longest=_bound(len(sources[part[0]])),
                 first=forced_bos_id,
             )
+            found = _in_memory(search, [sources[index] for index in part])
             for index, hypothesis in zip(part, found, strict=True):
                 outputs[index] = hypothesis[: _bound(len(sources[index]))]
             if progress:
                 progress.advance(len(part))
     return outputs
+
+
+def _in_memory(search: Callable[[Sources], list[list[int]]], batch: Sources) -> list[list[int]]:
+    """Return what a search finds; where memory runs out, of one half and then of the other."""
+    try:
+        return search(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise MetanmtError(
+                f"The memory of the device is too small for a source of {len(batch[0]):,} tokens.",
+                "Lower --beam, or cut the sentence.",
+            ) from None
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return _in_memory(search, batch[:middle]) + _in_memory(search, batch[middle:])
 
 
 def translate(

@@ -22,7 +22,7 @@ from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
 from metanmt.nmt.score import quick_scores
 from metanmt.nmt.translate import translate_ids
-from metanmt.runlog import Progress
+from metanmt.runlog import Progress, say
 from metanmt.runtime import seed_torch
 
 SMALLEST_DEV, LARGEST_DEV = 10, 300
@@ -157,14 +157,14 @@ def fine_tune(
     optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     total = planned_updates(train, config)
     between = max(1, round(total / config.evaluations))
-    best_weights = [weight.detach().clone() for weight in moving]
+    best_weights, halvings = [weight.detach().clone() for weight in moving], 0
     with Progress(label, total, "updates") as progress:
         for update, batch in enumerate(_batches(train, total, config, micro_tokens, tokenizer.pad_id, seed), start=1):
             seed_torch(seed, update)
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, update, total)
-            _accumulate_gradient(model, optimizer, loss, batch)
+            halvings = _accumulate_gradient(model, optimizer, loss, batch, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
             report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
@@ -187,13 +187,20 @@ def fine_tune(
     return report
 
 
-def _accumulate_gradient(model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch) -> None:
-    """Set `.grad` to that of a logical batch; where memory runs out, again in micro-batches of half the size."""
+def _accumulate_gradient(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch, halvings: int
+) -> int:
+    """Set `.grad` to that of a logical batch; where memory runs out, again in micro-batches of half the size.
+
+    Returns how often the micro-batches had to be halved, which the next batch begins with.
+    """
+    for _ in range(halvings):
+        batch = batch.halved() or batch
     while True:
         optimizer.zero_grad()
         try:
             loss.backward(model, batch)
-            return
+            return halvings
         except torch.OutOfMemoryError:
             smaller = batch.halved()
             if smaller is None:
@@ -203,7 +210,8 @@ def _accumulate_gradient(model: PreTrainedModel, optimizer: torch.optim.Optimize
                 ) from None
         optimizer.zero_grad()
         torch.cuda.empty_cache()
-        batch = smaller
+        say("Out of memory: micro-batches of half the size from here on.")
+        batch, halvings = smaller, halvings + 1
 
 
 def _batches(

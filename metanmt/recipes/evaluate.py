@@ -10,7 +10,7 @@ from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
-from metanmt.files import write_json, write_text
+from metanmt.files import check_writable, write_json, write_text
 from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.score import score
@@ -50,7 +50,9 @@ def run(
     """
     started = time.monotonic()
     language = Pair.parse(pair)
-    name, sources, references = _texts(language, data, split, source, reference)
+    name, paths, sources, references = _texts(language, data, split, source, reference)
+    folder = out or checkpoint_folder(model) / "evaluation"
+    check_writable(folder)
     opened, tokenizer = open_engine(model, engine, quantization, language)
     hypotheses = translate(
         opened,
@@ -63,14 +65,14 @@ def run(
         label=f"translate {pair} {name}",
     )
     scores = score(hypotheses, references, bootstrap=bootstrap)
-    folder = out or checkpoint_folder(model) / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
     hypothesis_file = folder / f"{pair}.{name}.hyp.{language.target}"
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
         "model": str(model),
         "pair": pair,
         "set": name,
+        "source": str(paths[0]),
+        "reference": str(paths[1]),
         "sentences": len(sources),
         "scores": scores,
         "beam": beam,
@@ -86,14 +88,15 @@ def run(
 
 def _texts(
     pair: Pair, data: Path | None, split: str, source: Path | None, reference: Path | None
-) -> tuple[str, list[str], list[str]]:
+) -> tuple[str, list[Path], list[str], list[str]]:
+    """Return the name of the test set, its two files, and their lines."""
     if data is not None and source is None and reference is None:
         sets = TokenStore.open(data).sets(pair)
         if split not in sets:
             raise UsageError(f"{pair} has no set {split!r} in {data}.", did_you_mean(split, sets))
         name, paths = split, [data / "text" / str(pair) / f"{split}.{side}" for side in (pair.source, pair.target)]
     elif data is None and source is not None and reference is not None:
-        name, paths = source.name.split(".")[0], [source, reference]
+        name, paths = source.stem, [source, reference]
     else:
         raise UsageError(
             "The test set is not given once.", "Give either --data FOLDER, or --source FILE and --reference FILE."
@@ -106,4 +109,4 @@ def _texts(
         )
     if not sources:
         raise CorpusError(f"{paths[0]} is empty.", "Give a test set with at least one sentence.")
-    return name, sources, references
+    return name, paths, sources, references

@@ -12,14 +12,14 @@ from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.data.vectors import data_vectors
-from metanmt.errors import DivergenceError, MetanmtError
+from metanmt.errors import MetanmtError
 from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_step, set_learning_rate
 from metanmt.meta.parent import choose_parent, named_parent
 from metanmt.meta.run import Run
-from metanmt.meta.state import Clock, RunState, step_metrics
+from metanmt.meta.state import Clock, RunState, step_metrics, stop_if_diverged, validations_due
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks, named_pairs
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import make_with_adapter
@@ -51,7 +51,7 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
         files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
             training.start(files, interruption, resume=resume)
-            training.until_done(interruption)
+            training.until_done()
             if interruption.requested:
                 training.stop()
         return training.summary()
@@ -83,6 +83,7 @@ class _Training:
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )
+        self.sampler.check(self.learner.inner_steps + self.learner.query)
         if self.learner.one_task and config.outer.parent != "auto":
             named_parent(self.tasks, config.outer.parent)
         self.optimizer = make_optimizer(self.initialization, self.learner.own, config.outer)
@@ -127,7 +128,7 @@ class _Training:
         """Train on one task for its share of the cost of trying all; return the steps made."""
         self.optimizer = optimizer
         self.sampler.only(task)
-        self.state, self.trial_start = replace(self.state, step=0), self.state.target_tokens
+        self.state, self.trial_start = replace(self.state, step=0, skipped_in_a_row=0), self.state.target_tokens
         outer = self.config.outer
         until = self.trial_start + int(outer.parent_share * outer.max_target_tokens / len(self.tasks))
         while self.state.target_tokens < until:
@@ -135,7 +136,9 @@ class _Training:
                 raise KeyboardInterrupt("Stopped while trying parents; meta-train --resume begins again.")
             before = self.state.target_tokens
             self.move(self.learner, stop_requested=False)
-            _stop_if_diverged(self.state, self.config)
+            if self.state.skipped_in_a_row >= outer.max_skipped:
+                say(f"parent {task.pair}: the loss is not finite any more.")
+                break
             progress.advance(self.state.target_tokens - before, str(task.pair))
         return self.state.step
 
@@ -146,28 +149,36 @@ class _Training:
         state = self.files.load(self.initialization, self.optimizer, self.learner.own)
         if self.ranks.first:
             self.ranks.total(0)
+        if 0 < state.micro_tokens < self.config.batch.micro_tokens:
+            self.cut_smaller(state.micro_tokens)
         return state
 
-    def until_done(self, interruption: Interruption) -> None:
+    def until_done(self) -> None:
         """Make outer steps until the run's cost is spent; validate and save on the way, in the first process."""
         limit = self.config.outer.max_target_tokens
         with Progress("meta-train", limit, "target tokens", self.state.target_tokens) as progress:
+            if self.ranks.first and self.validations_due() > self.state.validations:
+                self.keep(stopping=False)  # the run was stopped there, or trying parents took all of its cost
             while self.state.target_tokens < limit:
+                if self.asked_alone():
+                    self.stop()
                 before = self.state.target_tokens
-                stopping = self.step(interruption.requested, progress)
-                stopping |= self.ranks.size == 1 and interruption.requested
+                stopping = self.step(self.interruption.requested, progress)
                 progress.advance(self.state.target_tokens - before)
                 if self.ranks.first:
-                    self.keep(stopping=stopping)
+                    self.keep(stopping=stopping or self.asked_alone())
                 if stopping:
                     self.stop()
-        if self.ranks.first and self.state.best_step is None:
-            self.keep(stopping=False)  # nothing was left to do: trying parents took it all
+
+    def asked_alone(self) -> bool:
+        """Return whether to stop at once; several processes stop behind a step in which all have heard of it."""
+        return self.ranks.size == 1 and self.interruption.requested
 
     def stop(self) -> None:
         """End the run before its time, or at it, and say how it goes on."""
         folder, step = self.files.folder, self.state.step
-        if self.state.target_tokens >= self.config.outer.max_target_tokens:
+        done = self.state.target_tokens >= self.config.outer.max_target_tokens
+        if done and self.state.validations >= self.validations_due():
             raise KeyboardInterrupt(f"Stopped; the run {folder} is complete, {step} steps.")
         again = f"metanmt meta-train {folder / 'config.toml'} --data {self.store.folder} --out {folder} --resume"
         raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {again}")
@@ -188,7 +199,7 @@ class _Training:
         except RuntimeError as error:
             self.survive(error)
             raise
-        _stop_if_diverged(self.state, self.config)
+        stop_if_diverged(self.state, self.config.outer)
         return stopping
 
     def move(self, learner: Learner, stop_requested: bool) -> tuple[float, StepReport, bool]:
@@ -204,7 +215,7 @@ class _Training:
             sum(tokens for tokens, _ in costs), sum(computations for _, computations in costs), stop_requested
         )
         report = self.outer_step(learner, episodes)
-        self.state = state.moved(tokens, computations, skipped=report.skipped, seconds=self.clock())
+        self.state = self.state.moved(tokens, computations, skipped=report.skipped, seconds=self.clock())
         return rate, report, stopping > 0
 
     def episodes(self, learner: Learner) -> list[Episode]:
@@ -228,31 +239,57 @@ class _Training:
                 half = self.config.batch.micro_tokens // 2
                 if half < SMALLEST_MICRO_TOKENS:
                     raise MetanmtError(
-                        "The memory of the device is too small even for one sentence at a time.",
-                        "Choose a smaller model.size, or lower batch.max_sentence_tokens.",
+                        f"The memory of the device is too small, even in micro-batches of {2 * half} tokens.",
+                        "Choose a smaller model.size, or lower batch.max_sentence_tokens; exact learners hold all of "
+                        "an inner loop: for them lower inner.steps or batch.max_tokens.",
                     ) from None
-                say(f"Out of memory: micro-batches of {half:,} tokens from here on; the result stays the same.")
-                self.config = replace(self.config, batch=replace(self.config.batch, micro_tokens=half))
+                same = "the result stays the same" + ", but for the draw of dropout" * (self.config.model.dropout > 0)
+                say(f"Out of memory: micro-batches of {half:,} tokens from here on; {same}.")
             learner.release()
             torch.cuda.empty_cache()
-            self.sampler.batch = self.config.batch
-            self.validate = MetaValidation(self.store, self.tokenizer, self.config)
+            self.cut_smaller(half)
+            self.state = replace(self.state, micro_tokens=half)
             episodes = self.episodes(learner)
 
+    def cut_smaller(self, micro_tokens: int) -> None:
+        """Cut the batches of this run into micro-batches of so many tokens from here on."""
+        self.config = replace(self.config, batch=replace(self.config.batch, micro_tokens=micro_tokens))
+        self.sampler.batch = self.config.batch
+        self.validate = MetaValidation(self.store, self.tokenizer, self.config)
+
     def keep(self, *, stopping: bool) -> None:
-        """Validate when it is time to, and save a checkpoint then, at intervals, and before stopping."""
+        """Validate when it is time to, and save a checkpoint then, at intervals, and before stopping.
+
+        A validation that is due when the run stops is made when it goes on.
+        """
         state, config = self.state, self.config
-        done = state.target_tokens >= config.outer.max_target_tokens
-        due = config.validation.times * state.target_tokens // config.outer.max_target_tokens
-        if due > state.validations or done:
-            self.state = state.validated(self.meta_validated(), config.validation.metric, due=due, seconds=self.clock())
+        due = self.validations_due()
+        if due > state.validations and not stopping and (value := self.meta_validated()) is not None:
+            self.state = state.validated(value, config.validation.metric, due=due, seconds=self.clock())
             self.save()
-        elif stopping or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes:
+        elif (
+            stopping or self.asked_alone() or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes
+        ):
             self.save()
 
-    def meta_validated(self) -> float:
-        """Adapt to the meta-dev pairs, log the scores, and return the one to choose a checkpoint by."""
-        state, scores = self.state, self.validate(self.learner.fast_model, self.initialization)
+    def validations_due(self) -> int:
+        """Return how many meta-validations there should have been by now."""
+        return validations_due(self.state.target_tokens, self.config)
+
+    def meta_validated(self) -> float | None:
+        """Adapt to the meta-dev pairs, log the scores, return the one to choose a checkpoint by; None if stopped."""
+        state = self.state
+        self.optimizer.zero_grad()
+        try:
+            scores = self.validate(self.learner.fast_model, self.initialization, stop=self.asked_alone)
+        except torch.OutOfMemoryError:
+            self.save()
+            raise MetanmtError(
+                f"The memory of the device is too small for meta-validation; step {state.step} is saved.",
+                f"Lower batch.micro_tokens in {self.files.folder / 'config.toml'} and resume, or take a larger device.",
+            ) from None
+        if scores is None:
+            return None
         self.files.log({"step": state.step, "target_tokens": state.target_tokens, "meta_validation": scores})
         adapted, before = scores["adapted"], scores["zero_shot"]
         say(
@@ -304,16 +341,3 @@ def phase_of(config: Config, target_tokens: int) -> str:
     """Return the learner in force after `target_tokens`: joint training first, for its share of the cost."""
     joint = config.outer.joint_share * config.outer.max_target_tokens
     return "joint" if target_tokens < joint else config.outer.learner
-
-
-def _stop_if_diverged(state: RunState, config: Config) -> None:
-    """Name the first of some steps that were left out; raise a DivergenceError if they are too many in a row."""
-    if state.skipped_in_a_row == 1:
-        say(f"step {state.step:,}: its loss or gradient is not finite; the step is skipped.")
-    if state.skipped_in_a_row >= config.outer.max_skipped:
-        raise DivergenceError(
-            f"The loss or its gradient was not finite in {state.skipped_in_a_row} outer steps in a row, up to step "
-            f"{state.step:,}.",
-            "In a new run, lower outer.learning_rate or inner.learning_rate, raise outer.warmup_steps, or set "
-            "run.precision=float32; outer.max_skipped is how many are borne.",
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -37,6 +37,13 @@ class Quadratic:
 
     def at(self, model: nn.Module, weights: Mapping[str, Tensor], batch: Parabola) -> Tensor:
         return (0.5 * batch.a * (weights["shared"] - batch.c) ** 2).sum()
+
+    def gradients_at(
+        self, model: nn.Module, weights: Mapping[str, Tensor], names: Collection[str], batch: Parabola
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        at = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        loss = self.at(model, at, batch)
+        return loss.detach(), dict(zip(names, torch.autograd.grad(loss, [at[name] for name in names]), strict=True))
 
     def backward(self, model: nn.Module, batch: Parabola, scale: float = 1.0) -> Tensor:
         loss = (0.5 * batch.a * (model.shared - batch.c) ** 2).sum()

@@ -72,7 +72,7 @@ def test_the_inner_loop_moves_alike(toy_model: PreTrainedModel, toy_bitext: Bite
     assert any(float(part.abs().max()) > 0 for part in moved[0])
 
 
-@pytest.mark.parametrize("learner", ["joint", "fomaml"])
+@pytest.mark.parametrize("learner", ["joint", "fomaml", "maml", "maml++"])
 @pytest.mark.parametrize("parts", [2, 8])
 def test_the_outer_gradient_is_the_same(
     toy_model: PreTrainedModel, toy_bitext: Bitext, parts: int, learner: str
@@ -88,6 +88,49 @@ def test_the_outer_gradient_is_the_same(
         outer_step(initialization, found, optimizer, made, CONFIG.outer, LOSS)
         gradients.append([weight.grad for weight in initialization.parameters() if weight.grad is not None])
     assert distance(*gradients) < 1e-5
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_graph_through_the_inner_loop_holds_one_micro_batch_of_the_query(
+    toy_model: PreTrainedModel, toy_bitext: Bitext, *, exact: bool
+) -> None:
+    """What is saved for backward, at most at a time, beyond the inner loop's own graph."""
+    inner = replace(CONFIG.inner, first_order_share=0.0 if exact else 1.0)
+    learner = learner_class("maml")(toy_model, replace(CONFIG, inner=inner))
+    held = Held()
+    peaks = []
+    for parts in (1, 8):
+        episode = episodes(toy_bitext, parts)[0]
+        learner.load(toy_model)
+        with held:
+            learner.adapt(episode.support, LOSS)
+            before, held.most = held.now, 0
+            learner.accumulate(toy_model, episode.query, LOSS, scale=1.0)
+        peaks.append(held.most - before)
+    assert 0 < peaks[1] < peaks[0] / 3
+
+
+class Held(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the numbers that are saved for backward: now, and at most since `most` was set."""
+
+    def __init__(self) -> None:
+        super().__init__(self.pack, lambda kept: kept.tensor)
+        self.now = self.most = 0
+
+    def pack(self, tensor: torch.Tensor) -> Kept:
+        self.now += tensor.numel()
+        self.most = max(self.most, self.now)
+        return Kept(tensor, self)
+
+
+class Kept:
+    """A saved tensor, until the graph lets go of it."""
+
+    def __init__(self, tensor: torch.Tensor, held: Held) -> None:
+        self.tensor, self.held = tensor, held
+
+    def __del__(self) -> None:
+        self.held.now -= self.tensor.numel()
 
 
 def test_fine_tuning_ends_alike(

@@ -162,14 +162,14 @@ def test_a_damaged_best_is_named_and_replaced(trainer: Trainer, capsys: pytest.C
 
 def test_what_cannot_be_read_is_not_taken_for_damaged(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network drive that is away for a moment must not cost a checkpoint."""
-    from metanmt import runtime
+    from metanmt import files
 
     def broken(path: Path) -> str:
         raise OSError(5, "Input/output error", str(path))
 
     trainer.step()
     trainer.step()
-    monkeypatch.setattr(runtime, "digest", broken)
+    monkeypatch.setattr(files, "digest", broken)
     with pytest.raises(OSError, match="Input/output"):
         trainer.resume()
     assert trainer.steps() == [1, 2]

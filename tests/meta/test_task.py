@@ -109,7 +109,8 @@ def test_reptile_draws_no_query() -> None:
 
 def test_too_few_sentences_for_an_episode() -> None:
     with pytest.raises(CorpusError, match="too few"):
-        sampler([task("de", 3), task("fr", 3)]).meta_batch(0, 5)
+        sampler([task("de", 6), task("fr", 3)]).check(6)
+    sampler([task("de", 6), task("fr", 3)]).check(3)
 
 
 def two_sided(sentences: int) -> Task:

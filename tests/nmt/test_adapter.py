@@ -230,6 +230,16 @@ def test_its_state_is_restored(base: Path, patch: Path, tokenizer: SentencePiece
     assert torch.equal(logits(model), logits(load_with_adapter(patch, SMALL)[0]))
 
 
+def test_its_state_is_not_restored_on_another_base(
+    base: Path, patch: Path, tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    other = shutil.copytree(base, tmp_path / "other")
+    other_weights(other, patch)
+    model = make_with_adapter(ModelConfig(checkpoint=str(other), update="adapters"), SMALL, tokenizer)
+    with pytest.raises(CheckpointError, match="its weights are others"):
+        load_state(model, patch)
+
+
 def test_an_outline_has_the_names_and_no_weights(base: Path, patch: Path, tokenizer: SentencePieceTokenizer) -> None:
     whole = [name for name, _ in load_model(str(base)).named_parameters()]
     for model in (

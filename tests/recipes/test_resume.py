@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from metanmt.errors import CheckpointError, DivergenceError, UsageError
+from metanmt.config import load_config
+from metanmt.errors import CheckpointError, DivergenceError, MetanmtError, UsageError
 from metanmt.meta.outer import StepReport
+from metanmt.nmt import tuning
 from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.loss import Loss
 from metanmt.recipes import meta_train
@@ -124,3 +128,86 @@ def test_a_run_that_diverges_stops_and_says_what_to_try(
     for word in ("outer.learning_rate", "outer.warmup_steps", "float32"):
         assert word in error.value.remedy
     assert len(metrics(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize("when", ["in the step before", "while it adapts", "before the last one"])
+def test_a_stop_does_not_wait_for_a_meta_validation(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """It is made when the run goes on, with the same result."""
+    config = small_config("outer.max_target_tokens=2500", "validation.times=2")
+    whole = meta_train.run(config, data, tmp_path / "whole")
+    [first, last] = [line["step"] for line in metrics(tmp_path / "whole") if "meta_validation" in line]
+    assert last == whole["steps"]
+    target, name = (tuning, "clip_gradient") if when == "while it adapts" else (meta_train, "outer_step")
+    plain, calls = getattr(target, name), 0
+
+    def interrupting(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == {"in the step before": first, "while it adapts": 2, "before the last one": last}[when]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, interrupting)
+        stopped_at = last if when == "before the last one" else first
+        with pytest.raises(KeyboardInterrupt, match=f"Stopped at step {stopped_at}; it goes on by"):
+            meta_train.run(config, data, tmp_path / "run")
+    assert len([line for line in metrics(tmp_path / "run") if "meta_validation" in line]) == (stopped_at == last)
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def test_a_kill_between_a_meta_validation_and_its_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint before it is of the same step, where the run was stopped; its line is logged once."""
+    config = small_config(*SHORT)
+    meta_train.run(config, data, tmp_path / "whole")
+    save = meta_train.Run.save
+
+    def killed(self: Any, state: Any, *arguments: Any) -> None:
+        if state.validations:
+            raise SystemExit("killed")
+        save(self, state, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train.MetaValidation, "__call__", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            meta_train.run(config, data, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train.Run, "save", killed)
+        with pytest.raises(SystemExit):
+            meta_train.run(config, data, tmp_path / "run", resume=True)
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    theirs, ours = fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")
+    assert differences(theirs, ours) in ([], ["tensorboard"])  # which may show a point twice
+    assert set(theirs["tensorboard"]) == set(ours["tensorboard"])
+
+
+def test_memory_that_runs_out_in_a_meta_validation_costs_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(*SHORT)
+    meta_train.run(config, data, tmp_path / "whole")
+
+    def full(*arguments: Any, **more: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train.MetaValidation, "__call__", full)
+        with pytest.raises(MetanmtError, match="too small for meta-validation; step") as error:
+            meta_train.run(config, data, tmp_path / "run")
+    assert "batch.micro_tokens" in error.value.remedy
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def test_what_changes_no_result_may_change_on_the_way(data: Path, tmp_path: Path, run_folder: Path) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run", symlinks=True))
+    changed = small_config("batch.micro_tokens=321", "run.keep=5", "run.log_every=7", "run.checkpoint_minutes=1")
+    meta_train.run(changed, data, folder, resume=True)
+    assert load_config(folder / "config.toml") == changed
+    with pytest.raises(UsageError, match="configuration differs"):
+        meta_train.run(small_config("batch.max_tokens=77"), data, folder, resume=True)

@@ -64,14 +64,19 @@ class MAML(Learner):
         """Make the inner loop, phi <- phi - rate x gradient, with its graph."""
         losses = []
         for step, batch in enumerate(support):
-            value = loss.at(self._initialization, self.phi, batch)
-            gradients = torch.autograd.grad(
-                value, [self.phi[name] for name in self.fast], create_graph=self.exact, allow_unused=True
-            )
-            found = {name: g for name, g in zip(self.fast, gradients, strict=True) if g is not None}
-            self.phi = {**self.phi, **self.stepped(found, step)}
-            losses.append(value.detach())
+            value, gradients = self.support_gradients(batch, loss)
+            self.phi = {**self.phi, **self.stepped(gradients, step)}
+            losses.append(value)
         return losses
+
+    def support_gradients(self, batch: Batch, loss: Loss) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a support batch, and its gradient by the fast weights; with its graph if that is exact."""
+        if not self.exact:
+            return loss.gradients_at(self._initialization, self.phi, self.fast, batch)
+        value = loss.at(self._initialization, self.phi, batch)
+        weights = [self.phi[name] for name in self.fast]
+        gradients = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+        return value.detach(), {name: g for name, g in zip(self.fast, gradients, strict=True) if g is not None}
 
     def stepped(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Return the fast weights after inner step number `step`, counted from 0, along these gradients."""
@@ -88,15 +93,33 @@ class MAML(Learner):
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the derivative of the query loss at the fast weights, through all inner steps."""
         assert query is not None, "MAML needs a query set"
-        value = loss.at(initialization, self.phi, query)
-        torch.autograd.backward(scale * value)
+        value = through(self.phi, loss, initialization, query, scale)
         self.release()
-        return [value.detach()]
+        return [value]
 
     def release(self) -> None:
         """Free the graph."""
         super().release()
         self.phi = {}
+
+
+def through(
+    phi: Mapping[str, Tensor], loss: Loss, model: nn.Module, query: Batch, scale: float, *, again: bool = False
+) -> Tensor:
+    """Add the derivative of `scale` times the query loss at phi to what phi was made from; return that loss.
+
+    First by phi, a micro-batch at a time; then once back through the inner loop.
+
+    Args:
+        phi: fast weights, with their graph.
+        loss, model, query: the loss of the model on the query set.
+        scale: of the gradient.
+        again: keep the graph, since another phi of the same inner loop is to follow.
+    """
+    value, gradients = loss.gradients_at(model, phi, phi.keys(), query)
+    outputs = [phi[name] for name in gradients]
+    torch.autograd.backward(outputs, [scale * gradient for gradient in gradients.values()], retain_graph=again)
+    return value
 
 
 LEARNER = MAML

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metanmt.config import Config
 from metanmt.data.batch import Batch
 from metanmt.meta.adaptation import Loss
-from metanmt.meta.learners.maml import MAML
+from metanmt.meta.learners.maml import MAML, through
 from metanmt.nmt.model import update_weights
 
 LAYER = re.compile(r"^(.*?\.(?:layers?|block|h)\.\d+)\.")
@@ -64,9 +64,7 @@ class MAMLPlusPlus(MAML):
         last = torch.zeros(())
         counted = [(weight, phi) for weight, phi in zip(self.weights, self.path, strict=True) if weight]
         for number, (weight, phi) in enumerate(counted, start=1):
-            value = loss.at(initialization, phi, query)
-            torch.autograd.backward(scale * weight * value, retain_graph=number < len(counted))
-            last = value.detach()
+            last = through(phi, loss, initialization, query, scale * weight, again=number < len(counted))
         self.release()
         return [last]
 
