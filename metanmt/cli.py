@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
+import sys
 from collections.abc import Sequence
 
 from metanmt import __version__, help_texts
@@ -15,11 +17,14 @@ from metanmt.commands import comparing, learning, using
 from metanmt.errors import MetanmtError
 from metanmt.runlog import say
 
-SUCCESS, DEFECT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, DEFECT, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, 1 for a defect."""
+    """Run one command and return its exit code.
+
+    0; 2 for a user's mistake; 130 for Ctrl-C; 141, as other programs, if nobody reads on; 1 for a defect.
+    """
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -31,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"metanmt: {error.cause}\n         {error.remedy}")
         return MISTAKE
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return BROKEN_PIPE
     except OSError as error:
-        if parsed.debug or error.errno is None or isinstance(error, BrokenPipeError):
+        if parsed.debug or error.errno is None:
             raise
         say(f"metanmt: {error.filename or 'a file'}: {error.strerror}.\n         {help_texts.remedy_for(error)}")
         return MISTAKE
@@ -40,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"metanmt: {str(stop) or 'Stopped; nothing half-written is left behind.'}")
         return INTERRUPTED
     return SUCCESS
+
+
+def _reader_is_gone() -> bool:
+    """Return whether stdout leads nowhere any more, as in `metanmt translate ... | head`; if so, silence it."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def parser() -> argparse.ArgumentParser:

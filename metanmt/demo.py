@@ -103,7 +103,8 @@ def _scored(pair: Pair, arm: str, model: Path, data: Path) -> dict[str, Any]:
 def _same_demo(out: Path, settings: dict[str, Any]) -> None:
     """Make the demo's folder, or make sure that an existing one was made with the same settings."""
     path = out / "demo.json"
-    if out.exists() and any(out.iterdir()):
+    begun = out.exists() and any(item.name != path.name and not item.name.endswith(".tmp") for item in out.iterdir())
+    if begun:
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
             raise UsageError(f"{out} exists already and is not of this demo.", "Give another --out.")
         say(f"Going on with {out}")

@@ -55,7 +55,7 @@ class UsageError(MetanmtError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a remedy that names the nearest of the `known` names, or lists them all."""
     choices = sorted(known)
-    nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.61)
     if nearest:
         return f"Did you mean {nearest[0]!r}?"
     return f"Known: {', '.join(choices) or 'none'}."

@@ -55,11 +55,13 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     with named_errors(path):
         target = path.resolve()  # a link stays one, and what it points to is replaced
         temporary, replaced = (target.with_name(f".{target.name}.{part}{os.getpid()}.tmp") for part in ("", REPLACED))
+        target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent, f".{glob.escape(target.name)}.*.tmp", of_the_dead=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             yield temporary
+            _readable_alike(temporary)
             sync_folder(temporary)
             if overwrite and target.exists():
                 target.replace(replaced)
@@ -68,6 +70,14 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _readable_alike(folder: Path) -> None:
+    """Let whom the umask lets read all files of a new folder: safetensors writes its own for the owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _rename(finished: Path, path: Path) -> None:
@@ -160,11 +170,12 @@ def refuse_existing(
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder if it is not there, and raise an OSError if it cannot be written to."""
-    with named_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    """Raise an OSError if a folder, or the one that it would have to be made in, cannot be written to."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def sync_folder(folder: Path) -> None:

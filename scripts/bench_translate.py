@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How fast each engine translates a test set, and how often it says the same as `transformers`.
 
   python scripts/bench_translate.py --model tuned --data data --pair fi-en

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Kill meta-training at random moments, resume it each time, and compare every bit with a run that was left alone.
 
     python scripts/kill_test.py                              50 kills of a small run on the embedded corpus

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,23 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr(prepare, "run", interrupted)
     assert main(["prepare", "cldr", "--out", "never"]) == 130
     assert "Stopped" in capsys.readouterr().err
+
+
+def test_nobody_reads_on() -> None:
+    """As in `metanmt ... | head -1`: no traceback, and the exit code of other programs."""
+    program = (
+        "import sys\n"
+        "from metanmt import cli\n"
+        "from metanmt.recipes import evaluate\n"
+        "evaluate.run = lambda **arguments: {'line': 'x' * 200_000}\n"
+        "sys.exit(cli.main(['evaluate', '--model', 'm', '--data', 'd', '--pair', 'fi-en', '--json']))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
 
 
 def test_json_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

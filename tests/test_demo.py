@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metanmt import demo
-from metanmt.errors import UsageError
+from metanmt.errors import MetanmtError, UsageError
 from metanmt.recipes import evaluate
 from tests.recipes.conftest import MANIFEST
 
@@ -39,6 +39,8 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         return plain(**arguments)
 
     monkeypatch.setattr(evaluate, "run", interrupted)
+    with pytest.raises(MetanmtError, match="xqx"):
+        demo.run(out, budget_words=60, languages=["xqx"])  # a slip, which must not block the folder
     with pytest.raises(KeyboardInterrupt):
         demo.run(out, budget_words=60)
     with pytest.raises(UsageError, match="not of this demo"):

@@ -76,8 +76,8 @@ def _demo_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--languages", type=items, default=[], metavar="XX,YY", help="try other unseen languages (default: four)"
     )
-    sub.add_argument("--budget", type=int, default=2000, metavar="WORDS", help="English words to adapt on")
-    sub.add_argument("--tokens", type=int, default=None, metavar="N", help="cost of each meta-training")
+    sub.add_argument("--budget", type=positive, default=2000, metavar="WORDS", help="English words to adapt on")
+    sub.add_argument("--tokens", type=positive, default=None, metavar="N", help="cost of each meta-training")
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
 
 

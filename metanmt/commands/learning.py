@@ -154,7 +154,12 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--train-set", default="train", metavar="NAME", help="set of the data folder (default: train)")
     sub.add_argument("--dev-set", default="dev", metavar="NAME", help="set of the data folder (default: dev)")
     sub.add_argument(
-        "--train", type=Path, nargs="+", default=[], metavar="FILE", help="your own text: two files, a TSV or a JSONL"
+        "--train",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="your own text: two files, or one .tsv (source, tab, target) or .jsonl",
     )
     sub.add_argument("--dev", type=Path, nargs="+", default=[], metavar="FILE", help="your own dev text, likewise")
     sub.add_argument("--seed", type=natural, default=1, help="draw of the budget, order, dropout (default: 1)")
@@ -174,6 +179,8 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
     for text in arguments.set:
         if not text.startswith(("fine_tune.", "adapter.", "run.precision", "batch.micro_tokens", "model.")):
             raise ConfigError(f"--set {text} means nothing to fine-tune.", "It takes fine_tune.KEY; see its --help.")
+        if arguments.init != "none" and text.startswith("model.") and not text.startswith("model.head"):
+            raise ConfigError(f"--set {text} is for a model from scratch.", "Leave it out: the model is --init's.")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")
     if arguments.train and arguments.budget is not None:
         say("--budget draws from your own files too")

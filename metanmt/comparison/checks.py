@@ -31,6 +31,12 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in plan.pairs})
     if not compare.draws or len(set(compare.draws)) < len(compare.draws):
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
+    if min(compare.draws) < 0:
+        raise ConfigError(f"A draw is {min(compare.draws)}.", "Give seeds of 0 or more: draws = [1, 2, 3].")
+    if len(set(compare.updates)) < len(compare.updates):
+        raise ConfigError(f"The updates are {list(compare.updates)}.", 'Give each once: updates = ["all", "adapters"].')
+    if compare.beam < 1:
+        raise ConfigError(f"The beam is {compare.beam}.", "Give 1 for greedy search, or more.")
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for arm in plan.arms:
         _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)

@@ -92,7 +92,12 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
         return TokenStore.open(Path(compare.data))
     arms = make_arms(compare)
     folder = out / "data"
-    prepare.run(Path(compare.corpus), folder, root=Path(compare.root) if compare.root else None)
+    prepare.run(
+        Path(compare.corpus),
+        folder,
+        root=Path(compare.root) if compare.root else None,
+        remedy=f"Its text or a version has changed since. Go on with it by --data {folder}, or give another --out.",
+    )
     if any(arm.universal for arm in arms) and not (folder / VECTORS).is_dir():
         vectors.run(folder)
     return TokenStore.open(folder)

@@ -191,6 +191,10 @@ def _entry(entry: Any, names: Sequence[str], where: str) -> dict[str, Any]:
         raise ConfigError(f"{where} has a source of no kind: {entry}.", f"Name one of {', '.join(KIND_KEYS)}.")
     kind = kinds[0]
     keys = {**KIND_KEYS[kind], **COMMON_KEYS}
+    if kind in ("hub", "embedded") and "optional" in table:
+        raise ConfigError(
+            f"optional in {where} is for files, which may be absent.", f"Leave it out of {{{kind} = ...}}."
+        )
     _known(table, (kind, *keys), where)
     for key in table:
         if key != kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
 import io
@@ -16,6 +17,7 @@ from typing import IO, Any, Literal
 from metanmt.data.language import Pair
 from metanmt.errors import CorpusError, UsageError
 
+ROWS = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # suffixes of files with both sides
 COMPRESSIONS = (".gz", ".xz", ".zst")
 CHUNK_BYTES = 1 << 17
 SentencePair = tuple[str, str]
@@ -86,9 +88,7 @@ def read_lines(path: Path) -> Iterator[str]:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield line.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise CorpusError(
-            f"{path} is not UTF-8 at line {number:,}.", f"Convert it, such as: iconv -f LATIN1 -t UTF-8 {path.name}"
-        ) from None
+        raise CorpusError(f"{path} is not UTF-8 at line {number:,}.", _conversion(path)) from None
     except PermissionError:
         raise CorpusError(f"{path} may not be read.", "Give yourself permission to read it: chmod u+r.") from None
     except OSError as error:
@@ -111,16 +111,15 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
         if not path.is_file():
             raise _missing(path)
     kinds = [_bare_suffix(path) for path in paths]
-    if len(paths) == 2 and paths[0] != paths[1]:
+    if len(paths) == 2 and paths[0] != paths[1] and not {*kinds} & {*ROWS}:
         swapped = kinds == [f".{pair.target}", f".{pair.source}"]
         return Source("moses", tuple(reversed(paths) if swapped else paths))
-    if kinds in ([".tsv"], [".tab"]):
-        return Source("tsv", tuple(paths), (0, 1))
-    if kinds in ([".jsonl"], [".ndjson"]):
-        return _jsonl_source(paths[0], pair)
+    if len(paths) == 1 and kinds[0] in ROWS:
+        return Source("tsv", tuple(paths), (0, 1)) if ROWS[kinds[0]] == "tsv" else _jsonl_source(paths[0], pair)
     raise UsageError(
         f"It is not clear how to read {', '.join(map(str, paths)) or 'no file'}.",
-        f"Give two files (one of {pair.source}, one of {pair.target}), one .tsv, or one .jsonl.",
+        f"Give two files (one of {pair.source}, one of {pair.target}), or one .tsv ({pair.source}, tab, {pair.target}) "
+        "or .jsonl with both sides; several of a kind joined to one.",
     )
 
 
@@ -148,6 +147,9 @@ def _moses(source: Source, pair: Pair) -> Iterator[SentencePair]:
 def _tsv(source: Source, pair: Pair) -> Iterator[SentencePair]:
     first, second = (int(column) for column in source.columns)
     for number, line in enumerate(read_lines(source.paths[0]), start=1):
+        if not line:
+            yield "", ""  # which cleaning drops and counts
+            continue
         cells = line.split("\t")
         if len(cells) <= max(first, second):
             raise CorpusError(
@@ -289,6 +291,13 @@ class _Zstandard(io.RawIOBase):
         """Close the file below, too."""
         self._file.close()
         super().close()
+
+
+def _conversion(path: Path) -> str:
+    """Return how to make UTF-8 of a file that is something else: UTF-16 if it says so, or a guess."""
+    with _open(path) as file:
+        found = "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
+    return f"Convert it, such as: iconv -f {found} -t UTF-8 {path.name} > NEW"
 
 
 def _bare_suffix(path: Path) -> str:

@@ -118,11 +118,11 @@ class SentencePieceTokenizer:
         """Write both forms. `AutoTokenizer` will tag every source with the target of `pair` (default: the first)."""
         from transformers import PreTrainedTokenizerFast
 
+        tag_id = self._tag_id(pair) if pair else next(iter(self.targets.values()))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self._model)
-        target = pair.target if pair else next(iter(self.targets))
         fast = PreTrainedTokenizerFast(
-            tokenizer_object=_fast_tokenizer(self._model, tag(target), self.targets[target]),
+            tokenizer_object=_fast_tokenizer(self._model, self._processor.id_to_piece(tag_id), tag_id),
             pad_token=PAD,
             unk_token=UNKNOWN,
             eos_token=END,
@@ -296,7 +296,7 @@ def train_tokenizer(
         if "vocab" in reason.lower() or "required_chars" in reason:
             raise ConfigError(
                 f"A vocabulary of {vocabulary_size} does not fit this text: {reason.split('] ')[-1]}",
-                "Change vocabulary_size under [tokenizer] in the manifest as it says.",
+                "Change vocabulary_size under [tokenizer] in a manifest as it says (metanmt prepare).",
             ) from None
         raise CorpusError(f"SentencePiece could not be trained: {reason}", "Check that the corpus has text.") from None
     return SentencePieceTokenizer(model.getvalue())

@@ -191,5 +191,5 @@ def check_tokenizer(tokenizer: Tokenizer, digest: str, checkpoint: str, data: Pa
     if tokenizer.digest() != digest:
         raise CheckpointError(
             f"{data} was prepared with another tokenizer than that of {checkpoint}.",
-            "Use the data folder that the run was trained on, or give your text by --train.",
+            f"Use the data it was trained on, or prepare this text anew: metanmt prepare ... --tokenizer {checkpoint}",
         )

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from transformers import PreTrainedModel
 
+from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import MetanmtError
@@ -103,13 +104,14 @@ def translate(
 ) -> list[str]:
     """Return the translation of each sentence, in their order; an empty sentence stays empty.
 
-    A sentence of more than `longest_source` tokens is cut at sentence ends, else at clauses, else at spaces, else
-    anywhere; its parts are translated by themselves and joined.
+    Sentences are normalised as training text is. One of more than `longest_source` tokens is cut at sentence ends, else
+    at clauses, else at spaces, else anywhere; its parts are translated by themselves and joined.
     """
 
     def tokens(text: str) -> int:
         return len(tokenizer.encode_source([text], pair)[0])
 
+    sentences = [normalise(sentence) for sentence in sentences]
     encoded = tokenizer.encode_source(sentences, pair)
     pieces: list[list[int]] = []
     owners: list[int] = []

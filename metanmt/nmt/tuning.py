@@ -63,6 +63,8 @@ class TuningReport:
 def hold_out(bitext: Bitext, seed: int) -> tuple[Bitext, Bitext]:
     """Return (train, dev): a tenth of the text, between 10 and 300 pairs, held out where a user gave no dev set.
 
+    What is left is without the pairs that have a side in common with a pair of dev.
+
     Raises:
         CorpusError: too few sentences to hold any out.
     """
@@ -73,7 +75,17 @@ def hold_out(bitext: Bitext, seed: int) -> tuple[Bitext, Bitext]:
         )
     count = min(LARGEST_DEV, max(SMALLEST_DEV, len(bitext) // 10))
     order = np.random.default_rng([seed, 11]).permutation(len(bitext))
-    return bitext.take(np.sort(order[count:])), bitext.take(np.sort(order[:count]))
+    dev = bitext.take(np.sort(order[:count]))
+    taken = [{side.sentence(index).tobytes() for index in range(len(dev))} for side in (dev.source, dev.target)]
+    rest = [
+        index
+        for index in np.sort(order[count:])
+        if bitext.source.sentence(index).tobytes() not in taken[0]
+        and bitext.target.sentence(index).tobytes() not in taken[1]
+    ]
+    if not rest:
+        raise CorpusError("The same few sentences make up the whole text.", "Give a dev set by --dev.")
+    return bitext.take(np.array(rest)), dev
 
 
 def evaluate_dev(

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
@@ -65,6 +66,7 @@ def run(
         label=f"translate {pair} {name}",
     )
     scores = score(hypotheses, references, bootstrap=bootstrap)
+    folder.mkdir(parents=True, exist_ok=True)
     hypothesis_file = folder / f"{pair}.{name}.hyp.{language.target}"
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
@@ -101,7 +103,7 @@ def _texts(
         raise UsageError(
             "The test set is not given once.", "Give either --data FOLDER, or --source FILE and --reference FILE."
         )
-    sources, references = (list(read_lines(path)) for path in paths)
+    sources, references = ([normalise(line) for line in read_lines(path)] for path in paths)
     if len(sources) != len(references):
         raise CorpusError(
             f"{paths[0]} has {len(sources):,} lines, {paths[1]} has {len(references):,}.",

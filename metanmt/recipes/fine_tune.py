@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
-from metanmt.data.cleaning import CleaningRules, clean
+from metanmt.data.cleaning import CleaningRules, clean, clean_held_out
 from metanmt.data.language import Pair
-from metanmt.data.leakage import normalized
+from metanmt.data.leakage import HeldOut
 from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -30,7 +31,8 @@ from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch,
 SCRATCH = "none"
 FACTS_FILE = "fine_tune.json"
 MAX_SENTENCE_TOKENS = 400
-OWN_VOCABULARY = 2_000
+# Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
+OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
 SentencePairs = list[tuple[str, str]]
 
 
@@ -85,6 +87,10 @@ def run(
         raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
     if text.data and text.dev_files:
         raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
+    if text.data and text.train_set == text.dev_set:
+        raise UsageError(
+            f"The set {text.train_set!r} is to be adapted on and chosen by.", "Give another --dev-set, or --train-set."
+        )
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), out, seed)
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
@@ -185,50 +191,75 @@ def _prepared(
     else:
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
+    train = _short_enough(train, pair, facts)
     if text.budget_words is not None:
         if text.budget_words < 1:
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
         train = train.draw(text.budget_words, seed)
         facts["budget_words"] = text.budget_words
-    usable = train.shorter_than(MAX_SENTENCE_TOKENS)
-    train = train.take(usable) if len(usable) < len(train) else train
     if dev is None:
+        before = len(train)
         train, dev = hold_out(train, seed)
         say(f"No dev set: {len(dev)} sentence pairs are held out to choose by")
-    if not len(train):
-        raise CorpusError(f"{pair} has no usable sentence pair to adapt on.", "Give more, or shorter, sentences.")
+        _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
     return network, tokenizer, train, dev, facts
+
+
+def _short_enough(train: Bitext, pair: Pair, facts: dict[str, Any]) -> Bitext:
+    """Return the text without the pairs that are too long to train on, which are noted."""
+    usable = train.shorter_than(MAX_SENTENCE_TOKENS)
+    if not len(usable):
+        raise CorpusError(f"{pair} has no usable sentence pair to adapt on.", "Give more, or shorter, sentences.")
+    too_long = len(train) - len(usable)
+    _note_dropped({f"over {MAX_SENTENCE_TOKENS} tokens": too_long}, facts)
+    if 10 * too_long > len(train):
+        say("So many tokens in a sentence: does the vocabulary know this script? From scratch it learns its own.")
+    return train.take(usable) if too_long else train
+
+
+def _note_dropped(dropped: Mapping[str, int], facts: dict[str, Any]) -> None:
+    """Say how many pairs were left out and why, and keep it."""
+    found = {reason: count for reason, count in dropped.items() if count}
+    if found:
+        facts["dropped"] = {**facts.get("dropped", {}), **found}
+        say("Dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in found.items()))
 
 
 def _own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, SentencePairs]:
     """Return the cleaned pairs of a user's files; a train sentence that occurs in dev is dropped."""
-    dropped: Counter[str] = Counter()
-    rules = CleaningRules()
     own: dict[str, SentencePairs] = {"train": [], "dev": []}
+    dropped: Counter[str] = Counter()
+    held_out = HeldOut()
     for name, files in (("dev", text.dev_files), ("train", text.train_files)):
         if files:
-            own[name] = list(clean(read_pairs(detect_source(files, pair), pair), rules, dropped))
+            raw = read_pairs(detect_source(files, pair), pair)
+            if name == "dev":
+                own[name] = list(clean_held_out(raw, dropped))
+                dropped = Counter({f"{reason} in dev": count for reason, count in dropped.items()})
+            else:
+                own[name] = list(clean(raw, CleaningRules(), dropped))
             if not own[name]:
                 raise CorpusError(
                     f"No sentence pair is left of {', '.join(map(str, files))} after cleaning ({dict(dropped)}).",
                     "Check that both sides hold text, line by line.",
                 )
-    held_out = {normalized(sentence) for sentences in own["dev"] for sentence in sentences}
-    kept = [item for item in own["train"] if not {normalized(side) for side in item} & held_out]
-    if len(kept) < len(own["train"]):
-        dropped["also in dev"] = len(own["train"]) - len(kept)
-        own["train"] = kept
+    for item in own["dev"]:
+        held_out.add(*item)
+    kept = [item for item in own["train"] if not held_out.leaks(*item)]
     if text.train_files and not kept:
         raise CorpusError("Every training sentence is in the dev set too.", "Give other files by --train or --dev.")
-    if dropped:
-        facts["dropped"] = dict(dropped)
-        say("Dropped: " + ", ".join(f"{count:,} {rule}" for rule, count in dropped.items()))
-    return own
+    dropped["also in dev"] = len(own["train"]) - len(kept)
+    _note_dropped(dropped, facts)
+    return {**own, "train": kept}
 
 
 def _own_tokenizer(pair: Pair, sentences: SentencePairs) -> Tokenizer:
-    say(f"From scratch: learning a vocabulary of at most {OWN_VOCABULARY:,} pieces from the training text")
-    return train_tokenizer((side for item in sentences for side in item), [pair.target], OWN_VOCABULARY, 0.9995)
+    """Return a tokenizer of the training text, as small as its script allows; rare characters are spelled in bytes."""
+    for size, coverage in OWN_VOCABULARIES:
+        say(f"From scratch: learning a vocabulary of at most {size:,} pieces from the training text")
+        with suppress(ConfigError):
+            return train_tokenizer((side for item in sentences for side in item), [pair.target], size, coverage)
+    raise CorpusError("The text has more characters than a vocabulary has room for.", "Is it text, in UTF-8?")
 
 
 def tokenized(tokenizer: Tokenizer, sentences: SentencePairs, pair: Pair) -> Bitext:

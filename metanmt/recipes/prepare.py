@@ -18,7 +18,7 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
 from metanmt.data.tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
-from metanmt.errors import ConfigError, MetanmtError
+from metanmt.errors import CheckpointError, ConfigError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress, say
 from metanmt.runtime import peak_memory_bytes, versions
@@ -32,6 +32,7 @@ def run(
     languages: Sequence[str] = (),
     tokenizer: str = "",
     overwrite: bool = False,
+    remedy: str = "Give another --out, or --overwrite.",
 ) -> dict[str, Any]:
     """Prepare a collection and return the facts that are written to `out/data.json`.
 
@@ -44,6 +45,7 @@ def run(
         languages: replace the meta-test languages of an embedded collection by these.
         tokenizer: a run, checkpoint, data folder or hub name whose tokenizer is used, whatever the manifest says.
         overwrite: replace an existing data folder, even one that is up to date.
+        remedy: what to do about an existing one that is not.
     """
     started = time.monotonic()
     manifest = load_manifest(manifest_path, root=root, languages=languages)
@@ -54,10 +56,11 @@ def run(
     if not overwrite and (known := _up_to_date(out, made_from)):
         say(f"{out} is up to date: nothing that it is made from has changed")
         return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
-    refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite.")
+    refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=remedy)
+    given = _given_tokenizer(manifest)
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
-        encoder = _tokenizer(manifest, report, folder)
+        encoder = given or _own_tokenizer(manifest, report, folder)
         encoder.save(folder / "tokenizer")
         sets = _write_tokens(manifest, report, encoder, folder)
         facts = {
@@ -98,13 +101,23 @@ def _own_folder(name: str) -> Path | None:
     return next((folder for folder in folders if name and (folder / TOKENIZER_FILE).is_file()), None)
 
 
-def _tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokenizer:
+def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
+    """Return the tokenizer that the manifest names, if it does, and make sure that it knows every language."""
     settings = manifest.tokenizer
-    if settings.pretrained:
-        own = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained) else None
-        if own is not None and not isinstance(own, PretrainedTokenizer):
-            return own
-        return PretrainedTokenizer(settings.pretrained, {**(own.codes if own else {}), **settings.codes})
+    if not settings.pretrained:
+        return None
+    if settings.pretrained.startswith((".", "/", "~")) and not Path(settings.pretrained).exists():
+        raise CheckpointError(f"There is no folder {settings.pretrained} to take the tokenizer of.", "Check the path.")
+    found = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained) else None
+    if found is None or isinstance(found, PretrainedTokenizer):
+        found = PretrainedTokenizer(settings.pretrained, {**(found.codes if found else {}), **settings.codes})
+    for item in manifest.pairs:
+        found.encode_target(["."], item.pair)
+    return found
+
+
+def _own_tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> Tokenizer:
+    settings = manifest.tokenizer
     targets = list(dict.fromkeys(item.pair.target for item in manifest.pairs))
     sentences = sum(report.kept(item.pair, name) for item, name in _training_sets(manifest, report))
     wanted = min(settings.sample_sentences, 2 * sentences)

@@ -209,7 +209,9 @@ def test_not_utf8(tmp_path: Path) -> None:
     source.paths[0].write_bytes("yksi\nhyvä\nkolme\n".encode("latin-1"))
     caught = error(source)
     assert "x.fi is not UTF-8 at line 2." in caught.cause
-    assert "iconv" in caught.remedy
+    assert "iconv -f LATIN1" in caught.remedy
+    source.paths[0].write_bytes("yksi\nhyvä\n".encode("utf-16"))
+    assert "iconv -f UTF-16" in error(source).remedy
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
@@ -225,6 +227,11 @@ def test_a_damaged_file(tmp_path: Path, suffix: str, kind: str) -> None:
     with pytest.raises(CorpusError, match="is damaged: ") as caught:
         list(read_lines(path))
     assert "again" in caught.value.remedy
+
+
+def test_an_empty_row_is_an_empty_pair(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tsv", "a\tb\n\nc\td\n")
+    assert read(Source("tsv", (path,), (0, 1))) == [("a", "b"), ("", ""), ("c", "d")]
 
 
 def test_a_row_of_too_few_columns(tmp_path: Path) -> None:
@@ -282,7 +289,8 @@ def test_one_jsonl(tmp_path: Path, row: str) -> None:
 
 def test_files_that_are_not_understood(tmp_path: Path) -> None:
     text = write(tmp_path / "x.txt", "yksi\n")
-    for paths in ([], [text], [text, text], [text] * 3):
+    tables = [write(tmp_path / name, "yksi\tone\n") for name in ("a.tsv", "b.tsv")]
+    for paths in ([], [text], [text, text], [text] * 3, tables, [tables[0], text]):
         with pytest.raises(UsageError, match="not clear how to read") as caught:
             detect_source(paths, FI)
         assert "two files (one of fi, one of en)" in caught.value.remedy

@@ -165,4 +165,4 @@ def test_data_of_another_tokenizer(tokenizer: SentencePieceTokenizer) -> None:
     check_tokenizer(tokenizer, tokenizer.digest(), "run", Path("data"))
     with pytest.raises(CheckpointError, match="data was prepared with another tokenizer than that of run") as error:
         check_tokenizer(tokenizer, "0" * 64, "run", Path("data"))
-    assert "--train" in error.value.remedy
+    assert "--tokenizer run" in error.value.remedy

@@ -175,6 +175,13 @@ def test_one_line_out_for_each_line_in(checkpoint: Path, monkeypatch: pytest.Mon
     assert run_recipe(checkpoint, []) == ""
 
 
+def test_lines_are_normalised_as_training_text_is(checkpoint: Path) -> None:
+    """Soft hyphens and direction marks are in every text from the web or a PDF, and were in none that was learned."""
+    source, target = toy.LEARNED[0]
+    dirty = f"\u2067{source[:3]}\u00ad{source[3:].replace(' ', chr(0xA0) + ' ')}\u2069\ufeff"
+    assert run_recipe(checkpoint, [f"{dirty}\n".encode(), b"\xe2\x80\x8b\n"]) == f"{target}\n\n"
+
+
 def test_a_separator_inside_a_line_is_no_line_end(checkpoint: Path) -> None:
     assert run_recipe(checkpoint, ["eins\u2028zwei\x0bdrei\n".encode(), b"vier\n"]).count("\n") == 2
 

@@ -160,6 +160,22 @@ def test_hold_out(sentences: int, held_out: int) -> None:
     assert rows(hold_out(bitext, seed=1)[1]) == rows(dev) != rows(hold_out(bitext, seed=2)[1])
 
 
+def test_what_is_held_out_is_on_neither_side_of_the_rest() -> None:
+    """As in Tatoeba, every target sentence stands there four times."""
+    from metanmt.data.store import Side
+
+    source = Side.of([[number + 3, 2] for number in range(400)])
+    target = Side.of([[number // 4 + 3, 2] for number in range(400)])
+    train, dev = hold_out(Bitext(source, target, np.ones(400, dtype=np.uint16)), seed=1)
+    assert len(dev) == 40
+    assert 200 < len(train) < 300
+    ours, theirs = ({tuple(part.target.sentence(n).tolist()) for n in range(len(part))} for part in (train, dev))
+    assert ours.isdisjoint(theirs)
+    same = Side.of([[3, 2]] * 30)
+    with pytest.raises(CorpusError, match="same few sentences"):
+        hold_out(Bitext(same, same, np.ones(30, dtype=np.uint16)), seed=1)
+
+
 def test_too_few_sentences_to_hold_out(toy_bitext: Bitext) -> None:
     with pytest.raises(CorpusError, match="19 sentence pairs are too few") as error:
         hold_out(toy_bitext.head(19), seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,31 @@ def test_from_scratch_with_a_vocabulary_of_its_own(files: tuple[Path, Path], tmp
     assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
 
 
+def test_from_scratch_in_a_script_of_many_characters(tmp_path: Path) -> None:
+    """More characters than the vocabulary has pieces: the rare ones are spelled in bytes."""
+    rng = random.Random(1)
+    path = tmp_path / "my.tsv"
+    rows = ("".join(chr(rng.randrange(0x4E00, 0x5A00)) for _ in range(9)) for _ in range(500))
+    path.write_text("".join(f"{row}\tline {number}\n" for number, row in enumerate(rows)), encoding="utf-8")
+    facts = adapt("none", "zh-en", tmp_path / "tuned", Text(train_files=[path]))
+    assert facts["updates"] == 4
+
+
+def test_what_is_too_long_is_said(
+    run_folder: Path, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a script that the vocabulary has not, a character is three tokens; and a budget is drawn from the rest."""
+    lines = files[0].read_text(encoding="utf-8").splitlines()
+    dirty = ["\u1200" * 190 if number < 20 else line for number, line in enumerate(lines)]
+    files[0].write_text("".join(f"{line}\n" for line in dirty), encoding="utf-8")
+    files[1].write_text("".join(f"{number} {'word ' * 20}\n" for number in range(60)), encoding="utf-8")
+    facts = adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files, budget_words=500))
+    assert facts["dropped"]["over 400 tokens"] == 20
+    assert facts["train_words"] + 21 * facts["dev_sentences"] > 450
+    assert "20 over 400 tokens" in (said := capsys.readouterr().err)
+    assert "does the vocabulary know this script?" in said
+
+
 def test_from_scratch_on_a_data_folder(data: Path, tmp_path: Path) -> None:
     facts = adapt("none", "fi-en", tmp_path / "tuned", Text(data=data))
     assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
@@ -105,6 +131,12 @@ MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
         UsageError,
         "no set 'dve'",
         "dev",
+    ),
+    "the same set twice": (
+        lambda run, data, files, tmp: (run, "fi-en", Text(data=data, dev_set="train")),
+        UsageError,
+        "adapted on and chosen by",
+        "--dev-set",
     ),
     "dev files beside a folder": (
         lambda run, data, files, tmp: (run, "fi-en", Text(data=data, dev_files=files)),

@@ -96,7 +96,7 @@ def test_text_is_tokenized_for_a_run_that_is_to_be_fine_tuned(
 
 
 def test_a_tokenizer_that_is_not_there(mine: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="No tokenizer can be loaded"):
+    with pytest.raises(CheckpointError, match="There is no folder"):
         prepare.run(mine, tmp_path / "new", tokenizer=str(tmp_path / "nowhere"))
     assert not (tmp_path / "new").exists()
 
