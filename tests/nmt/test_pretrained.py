@@ -15,6 +15,7 @@ from metanmt.data.language import Pair
 from metanmt.data.tokenizer import PretrainedTokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.nmt.checkpoint import load_checkpoint, save_checkpoint
+from metanmt.nmt.engine import target_positions
 from metanmt.nmt.model import make_model
 from metanmt.nmt.translate import translate, translate_ids
 from metanmt.nmt.tuning import fine_tune
@@ -127,6 +128,20 @@ def test_translation_begins_as_training_does(published: dict[str, Path], family:
     hook.remove()
     start = [forced] if family == "mbart" else [tokenizer.eos_id, forced]
     assert [index for step in seen for index in step][: len(start)] == start
+
+
+def test_a_runaway_translation_ends_where_positions_do(published: dict[str, Path]) -> None:
+    """Marian has a table of 512 positions, mBART one of as many here; the others go on."""
+    for family in pretrained.FAMILIES:
+        tokenizer = open_tokenizer(published, family)
+        model = make_model(ModelConfig(checkpoint=str(published[family])), tokenizer)
+        assert (target_positions(model) == 512) == (family in ("marian", "mbart"))
+        if target_positions(model) > 512:
+            continue
+        model.generation_config.eos_token_id = None  # it never ends
+        source = [tokenizer.encode_source(["eins"], toy.PAIR)[0][:1] * 300]
+        [output] = translate_ids(model, source, beam=1, forced_bos_id=tokenizer.forced_bos_id(toy.PAIR))
+        assert len(output) == 511
 
 
 PLAIN = """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from metanmt.data.tokenizer import SentencePieceTokenizer
-from metanmt.errors import UsageError
+from metanmt.errors import MetanmtError, UsageError
 from metanmt.nmt.checkpoint import save_checkpoint
 from metanmt.nmt.translate import segments, translate, translate_ids
 from metanmt.recipes import translate as recipe
@@ -69,6 +71,27 @@ def test_the_batch_size_changes_nothing(parrot: PreTrainedModel, tokenizer: Sent
         assert sum(rows for rows, _ in shapes) == len(sources)
     texts = [tokenizer.decode(ids) for ids in found]
     assert texts[0] == texts[1] == texts[2]
+
+
+class Cramped:
+    """An engine that echoes its sources, of which it has memory for so many tokens at a time."""
+
+    name = "cramped"
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def search(self, batch: Sequence[Sequence[int]], **settings: Any) -> list[list[int]]:
+        if sum(map(len, batch)) > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [list(source) for source in batch]
+
+
+def test_memory_that_runs_out_makes_smaller_batches() -> None:
+    sources = [[3] * (1 + number * 7 % 11) for number in range(30)]
+    assert translate_ids(Cramped(11), sources) == sources
+    with pytest.raises(MetanmtError, match="too small for a source of 11 tokens"):
+        translate_ids(Cramped(10), sources)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from metanmt.config import FineTuneConfig
+from metanmt.data.batch import MicroBatch
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CorpusError
@@ -198,3 +201,30 @@ def test_a_small_corpus_takes_small_batches(toy_bitext: Bitext) -> None:
     twenty = toy_bitext.take(np.tile(np.arange(len(toy_bitext)), 8))
     assert batch_tokens(twenty, FineTuneConfig(max_tokens=1_000)) == 8 * tokens // 20
     assert batch_tokens(twenty, FineTuneConfig(max_tokens=300)) == 300
+
+
+def test_memory_that_runs_out_is_remembered(
+    fresh: PreTrainedModel,
+    tokenizer: SentencePieceTokenizer,
+    toy_bitext: Bitext,
+    dev: Bitext,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Batches are halved until they fit, once; the result is the same."""
+    start = copy.deepcopy(fresh)
+    roomy = tune(fresh, tokenizer, toy_bitext, dev, dropout=0.0)
+    plain, refused = Loss.summed, 0
+
+    def scarce(self: Loss, model: PreTrainedModel, batch: MicroBatch) -> torch.Tensor:
+        nonlocal refused
+        if model.training and batch.source.numel() > 100:
+            refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(self, model, batch)
+
+    monkeypatch.setattr(Loss, "summed", scarce)
+    report = tune(start, tokenizer, toy_bitext, dev, dropout=0.0)
+    assert 0 < refused <= 4
+    assert capsys.readouterr().err.count("Out of memory: micro-batches of half the size") == refused
+    assert report.best.loss == pytest.approx(roomy.best.loss, rel=1e-4)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +82,21 @@ def test_the_best_parent_is_tried_for_and_its_cost_is_counted(
     assert facts["target_tokens"] == pytest.approx(2500, rel=0.1)
     first = next(line for line in metrics(tmp_path / "run") if "phase" in line)
     assert first["target_tokens"] > 0.4 * 2500
+
+
+def test_a_parent_that_diverges_merely_loses(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = meta_train.outer_step
+
+    def diverging(initialization: Any, episodes: Any, *arguments: Any) -> Any:
+        report = plain(initialization, episodes, *arguments)
+        return replace(report, skipped=True) if episodes[0].pair.source == "sv" else report
+
+    monkeypatch.setattr(meta_train, "outer_step", diverging)
+    meta_train.run(small_config(*SHORT, "outer.learner=transfer", "outer.max_skipped=1"), data, tmp_path / "run")
+    assert "parent sv-en: the loss is not finite any more" in capsys.readouterr().err
+    assert state(tmp_path / "run")["parent"] != "sv-en"
 
 
 def test_a_run_whose_parents_took_all_has_a_checkpoint(data: Path, tmp_path: Path) -> None:
