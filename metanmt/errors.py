@@ -48,6 +48,10 @@ class DivergenceError(MetanmtError):
     """A training whose loss or gradient is not a finite number any more."""
 
 
+class DeviceMemoryError(MetanmtError):
+    """A device whose memory is too small, however small the batches are made."""
+
+
 class UsageError(MetanmtError):
     """Arguments that contradict each other or the files that they name."""
 

@@ -56,7 +56,6 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         target = path.resolve()  # a link stays one, and what it points to is replaced
         temporary, replaced = (target.with_name(f".{target.name}.{part}{os.getpid()}.tmp") for part in ("", REPLACED))
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target.parent, f".{glob.escape(target.name)}.*.tmp", of_the_dead=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
@@ -69,15 +68,23 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             sync(target.parent)
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
+            if replaced.exists() and not target.exists():
+                replaced.replace(target)
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mend(target: Path) -> None:
+    """Remove what processes that were killed left of this folder, or give it back its name."""
+    remove_leftovers(target.parent, f".{glob.escape(target.name)}.*.tmp", of_the_dead=True)
 
 
 def _readable_alike(folder: Path) -> None:
     """Let whom the umask lets read all files of a new folder: safetensors writes its own for the owner alone."""
-    mode = folder.stat().st_mode & 0o666
+    wanted = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
+        mode = path.stat().st_mode
+        if path.is_file() and mode | wanted != mode:
+            path.chmod(mode | wanted)
 
 
 def _rename(finished: Path, path: Path) -> None:
@@ -153,6 +160,7 @@ def refuse_existing(
         UsageError: it exists with something in it, so that a result would be overwritten; or it is none that could be.
         OSError: it cannot be written.
     """
+    _mend(path.resolve())
     if path.is_file():
         raise UsageError(f"{path} is a file, not a folder.", "Give another --out.")
     if overwrite and marker and path.exists() and any(path.iterdir()) and not (path / marker).is_file():
@@ -161,12 +169,21 @@ def refuse_existing(
         )
     if path.exists() and not overwrite and any(path.iterdir()):
         raise UsageError(f"{path} exists already.", remedy)
-    if not in_place and (path.is_mount() or Path.cwd().is_relative_to(path.resolve())):
-        kind = "a file system's mount point" if path.is_mount() else "the folder you are in"
+    target = path.resolve()
+    if not in_place and (target.is_mount() or _is_inside(target)):
+        kind = "a file system's mount point" if target.is_mount() else "the folder you are in"
         raise UsageError(
             f"{path} is {kind}, which cannot be put in place as a whole.", f"Give --out {path / 'NAME'} in it."
         )
-    check_writable(path if in_place and path.exists() else path.resolve().parent)
+    check_writable(target if in_place and target.exists() else target.parent)
+
+
+def _is_inside(folder: Path) -> bool:
+    """Return whether this process works in a folder, or below it."""
+    try:
+        return Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # where it works has been removed
+        return False
 
 
 def check_writable(folder: Path) -> None:

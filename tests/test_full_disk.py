@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +160,73 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     assert sorted(item.name for item in tmp_path.iterdir()) == ["disk", "link"]
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no second file system")
+def test_a_link_to_another_file_system(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        link = tmp_path / "link"
+        link.symlink_to(Path(other) / "new")  # which is not there yet
+        for text in ("first", "second"):
+            with new_folder(link, overwrite=True) as folder:
+                (folder / "a").write_text(text)
+        assert (Path(other) / "new" / "a").read_text() == "second"
+
+
+def test_where_the_process_works_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "a").write_text("saved")
+    assert (tmp_path / "new" / "a").read_text() == "saved"
+
+
+def test_what_was_to_be_replaced_comes_back_if_it_could_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tuned"
+    with new_folder(path) as folder:
+        (folder / "a").write_text("old")
+    rename, calls = Path.replace, 0
+
+    def failing(this: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(this, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OSError, match="Input/output"), new_folder(path, overwrite=True) as folder:
+        (folder / "a").write_text("new")
+    assert (path / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_was_replacing_is_found_before_the_work(tmp_path: Path) -> None:
+    left = tmp_path / ".tuned.replaced.999999999.tmp"
+    left.mkdir()
+    (left / "a").write_text("old")
+    with pytest.raises(UsageError, match="exists already"):
+        refuse_existing(tmp_path / "tuned")
+    assert (tmp_path / "tuned" / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_whom_the_umask_lets_may_read(tmp_path: Path, umask: int, mode: int) -> None:
+    """Libraries write some files for their owner alone."""
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "new") as folder:
+            (folder / "weights").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "weights").stat().st_mode & 0o777 == mode
+
+
 def test_folders_that_could_not_be_put_in_place_are_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for path in (Path(), Path(".."), tmp_path.parent):
-        with pytest.raises(UsageError), new_folder(path, overwrite=True):
+        with pytest.raises(UsageError, match="the folder you are in"), new_folder(path, overwrite=True):
             raise AssertionError
     with pytest.raises(UsageError, match="mount point") as error:
         refuse_existing(Path("/proc"), overwrite=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metanmt.errors import ConfigError, did_you_mean
+from metanmt.errors import ConfigError, DivergenceError, did_you_mean
 from metanmt.meta.task import Task
 from metanmt.runlog import say
 
@@ -50,7 +50,8 @@ def choose_parent(
     """Return the candidate whose short training serves the meta-dev pairs best, and leave nothing of the others.
 
     Every task trains the same initial weights for as many tokens; the one with the least zero-shot loss on the dev sets
-    wins, and the run goes on from where its trial ended. A loss, since translations of models this young score 0.
+    wins, and the run goes on from where its trial ended. A loss, since translations of models this young score 0. One
+    that diverges has lost.
 
     Args:
         tasks: the candidates.
@@ -58,13 +59,22 @@ def choose_parent(
         make_optimizer: returns a fresh optimiser of the model.
         train: trains the model on a task for its share of the cost; returns the steps made.
         zero_shot_loss: of the model as it stands, on the meta-dev pairs.
+
+    Raises:
+        DivergenceError: every one of them diverges.
     """
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     best: Trial | None = None
     for task in tasks:
         model.load_state_dict(start)
         optimizer = make_optimizer()
-        step = train(task, optimizer)
+        try:
+            step = train(task, optimizer)
+        except DivergenceError as error:
+            if best is None and task is tasks[-1]:
+                raise
+            say(f"parent {task.pair}: {error.cause}")
+            continue
         loss = zero_shot_loss()
         loss = loss if math.isfinite(loss) else math.inf
         say(f"parent {task.pair}: zero-shot loss {loss:.3f} on the meta-dev pairs")

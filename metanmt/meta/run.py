@@ -71,7 +71,8 @@ class Run:
         self._metrics: IO[str] | None = None
         self._board: Board | None = None
         self._purge_step: int | None = None
-        self._last_line = ""
+        self._last_kind: tuple[int | None, bool] = (None, False)
+        self._refit = False
         self._lock: int | None = None
 
     @classmethod
@@ -101,36 +102,38 @@ class Run:
 
     def _make_or_check(self, config: Config, digest: str) -> None:
         """Write what a new run has, or a killed one has not yet; refuse to go on with another configuration or data."""
-        if not (self.folder / "config.toml").exists():
-            write_text(self.folder / "config.toml", to_toml(config))
-        elif (before := load_config(self.folder / "config.toml")) != config:
-            if _as_free_as(config, before) != config:
-                raise UsageError(
-                    f"The configuration differs from that of the run {self.folder}.",
-                    f"Resume with the same one: {self.folder / 'config.toml'}.",
-                )
-            write_text(self.folder / "config.toml", to_toml(config))
+        path = self.folder / "config.toml"
+        before = load_config(path) if path.exists() else None
+        if before is None:
+            write_text(path, to_toml(config))
+        elif _as_free_as(config, before) != config:
+            raise UsageError(
+                f"The configuration differs from that of the run {self.folder}.", f"Resume with the same one: {path}."
+            )
         if not (self.folder / "run.json").exists():
             write_json(self.folder / "run.json", {"data_digest": digest, "versions": versions()})
         elif data_digest(self.folder) not in (None, digest):
             raise CheckpointError(
                 f"The run {self.folder} was trained on other data.", "Give the --data it was started with."
             )
+        if before not in (None, config):  # in what may change on the way
+            write_text(path, to_toml(config))
+        self._refit = before is not None and before.batch.micro_tokens != config.batch.micro_tokens
         remove_leftovers(self.folder)
         remove_leftovers(self.folder / "checkpoints")
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and to TensorBoard; a number that is not finite is null."""
         metrics = finite(metrics)
-        line = json.dumps(metrics, allow_nan=False) + "\n"
-        if line == self._last_line:
+        kind = metrics["step"], "meta_validation" in metrics
+        if kind == self._last_kind:
             return  # a meta-validation that was logged, but not saved, before a kill
-        self._last_line = line
+        self._last_kind = kind
         path = self.folder / "metrics.jsonl"
         with named_errors(path):
             if self._metrics is None:
                 self._metrics = path.open("a", encoding="utf-8")
-            self._metrics.write(line)
+            self._metrics.write(json.dumps(metrics, allow_nan=False) + "\n")
             self._metrics.flush()
         with named_errors(self.folder / "tensorboard"):
             if self._board is None:
@@ -203,6 +206,8 @@ class Run:
                 remove_folder(self._path(step))
         self._link("last", newest if whole else None)
         state = self._with_whole_best(state, whole)
+        if self._refit:  # to another device, perhaps
+            state = replace(state, micro_tokens=0)
         self._link("best", state.best_step)
         self._cut_metrics(state.step)
         self._purge_step = state.step + 1
@@ -294,7 +299,8 @@ class Run:
                 break
             kept.append(line.decode("utf-8"))
         write_text(path, "".join(kept))
-        self._last_line = kept[-1] if kept else ""
+        last = json.loads(kept[-1]) if kept else {"step": None}
+        self._last_kind = last["step"], "meta_validation" in last
 
 
 def _as_free_as(config: Config, before: Config) -> Config:

@@ -69,7 +69,7 @@ class MetaValidation:
         Args:
             learner: overwritten; the scratch copy that the run owns anyway.
             initialization: not modified.
-            stop: asked after every update; when it says so, the result is None.
+            stop: asked after every update but the last of a pair; when it says so, the result is None.
         """
         before: list[Evaluation] = []
         after: list[Evaluation] = []

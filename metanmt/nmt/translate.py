@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
-from metanmt.errors import MetanmtError
+from metanmt.errors import DeviceMemoryError
 from metanmt.nmt.engine import Engine, TransformersEngine
 from metanmt.runlog import Progress
 
@@ -52,7 +52,7 @@ def translate_ids(
         label: for a progress bar, or None.
 
     Raises:
-        MetanmtError: the memory of the device is too small for one sentence.
+        DeviceMemoryError: the memory of the device is too small for one sentence.
     """
     if isinstance(engine, PreTrainedModel):
         engine = TransformersEngine(engine)
@@ -81,7 +81,7 @@ def _in_memory(search: Callable[[Sources], list[list[int]]], batch: Sources) -> 
         return search(batch)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
-            raise MetanmtError(
+            raise DeviceMemoryError(
                 f"The memory of the device is too small for a source of {len(batch[0]):,} tokens.",
                 "Lower --beam, or cut the sentence.",
             ) from None

@@ -16,7 +16,7 @@ from metanmt.data.batch import Batch, epoch, make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import Tokenizer
-from metanmt.errors import CorpusError, MetanmtError
+from metanmt.errors import CorpusError, DeviceMemoryError
 from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
@@ -151,7 +151,7 @@ def fine_tune(
         micro_tokens: padded tokens of a forward-backward pass.
         precision: see `nmt.precision.mixed`.
         label: for the progress bar.
-        stop: asked after every update; when it says so, the best weights so far are kept.
+        stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
     dev = dev.head(config.dev_sentences)
     loss = Loss(config.label_smoothing, precision)
@@ -180,14 +180,14 @@ def fine_tune(
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
             report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
-            if update % between == 0 or update == total:
+            report.interrupted = update < total and stop()
+            if update == total or (update % between == 0 and not report.interrupted):
                 now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
                 report.history.append(now)
                 if now.value(config.metric) > report.best.value(config.metric):
                     report.best = now
                     torch._foreach_copy_(best_weights, [weight.detach() for weight in moving])
             progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
-            report.interrupted = stop()
             if report.interrupted or len(report.history) - 1 - report.history.index(report.best) >= config.patience:
                 break
     with torch.no_grad():
@@ -216,7 +216,7 @@ def _accumulate_gradient(
         except torch.OutOfMemoryError:
             smaller = batch.halved()
             if smaller is None:
-                raise MetanmtError(
+                raise DeviceMemoryError(
                     "The memory of the device is too small even for one sentence at a time.",
                     "Choose a smaller model, or leave long sentences out.",
                 ) from None

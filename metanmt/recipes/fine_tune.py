@@ -191,11 +191,14 @@ def _prepared(
     else:
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
+    whole = train
     train = _short_enough(train, pair, facts)
     if text.budget_words is not None:
         if text.budget_words < 1:
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
-        train = train.draw(text.budget_words, seed)
+        words, usable = (int(part.target_words.sum(dtype="int64")) for part in (whole, train))
+        # A budget of the whole set is one of all that is short enough.
+        train = train.draw(min(text.budget_words, usable) if text.budget_words <= words else text.budget_words, seed)
         facts["budget_words"] = text.budget_words
     if dev is None:
         before = len(train)

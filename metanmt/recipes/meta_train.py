@@ -12,7 +12,7 @@ from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.data.vectors import data_vectors
-from metanmt.errors import MetanmtError
+from metanmt.errors import DeviceMemoryError
 from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
@@ -61,6 +61,9 @@ class _Training:
     """What a run holds between its steps."""
 
     files: Run
+    saved_step = 0
+    """The step of the last checkpoint of this run."""
+
     trial_start = 0
     """Target tokens spent before the parent that is tried; each is tried alike."""
 
@@ -119,7 +122,7 @@ class _Training:
             self.optimizer.load_state_dict(dict(trial.optimizer))
             self.trial_start = 0
             name = str(trial.task.pair)
-            self.state = replace(self.state, step=trial.step)
+            self.state = replace(self.state, step=trial.step, skipped_in_a_row=0)
         self.state = replace(self.state, parent=name)
         self.sampler.only(named_parent(self.tasks, name))
         say(f"transfer from {name}")
@@ -136,9 +139,7 @@ class _Training:
                 raise KeyboardInterrupt("Stopped while trying parents; meta-train --resume begins again.")
             before = self.state.target_tokens
             self.move(self.learner, stop_requested=False)
-            if self.state.skipped_in_a_row >= outer.max_skipped:
-                say(f"parent {task.pair}: the loss is not finite any more.")
-                break
+            stop_if_diverged(self.state, outer)
             progress.advance(self.state.target_tokens - before, str(task.pair))
         return self.state.step
 
@@ -149,7 +150,9 @@ class _Training:
         state = self.files.load(self.initialization, self.optimizer, self.learner.own)
         if self.ranks.first:
             self.ranks.total(0)
+        self.saved_step = state.step
         if 0 < state.micro_tokens < self.config.batch.micro_tokens:
+            say(f"Micro-batches of {state.micro_tokens:,} tokens, as memory allowed before.")
             self.cut_smaller(state.micro_tokens)
         return state
 
@@ -175,8 +178,10 @@ class _Training:
         return self.ranks.size == 1 and self.interruption.requested
 
     def stop(self) -> None:
-        """End the run before its time, or at it, and say how it goes on."""
+        """End the run before its time, or at it, with a checkpoint; say how it goes on."""
         folder, step = self.files.folder, self.state.step
+        if self.ranks.first and step > self.saved_step:
+            self.save()
         done = self.state.target_tokens >= self.config.outer.max_target_tokens
         if done and self.state.validations >= self.validations_due():
             raise KeyboardInterrupt(f"Stopped; the run {folder} is complete, {step} steps.")
@@ -238,7 +243,7 @@ class _Training:
             except torch.OutOfMemoryError:
                 half = self.config.batch.micro_tokens // 2
                 if half < SMALLEST_MICRO_TOKENS:
-                    raise MetanmtError(
+                    raise DeviceMemoryError(
                         f"The memory of the device is too small, even in micro-batches of {2 * half} tokens.",
                         "Choose a smaller model.size, or lower batch.max_sentence_tokens; exact learners hold all of "
                         "an inner loop: for them lower inner.steps or batch.max_tokens.",
@@ -282,11 +287,11 @@ class _Training:
         self.optimizer.zero_grad()
         try:
             scores = self.validate(self.learner.fast_model, self.initialization, stop=self.asked_alone)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, DeviceMemoryError):
             self.save()
-            raise MetanmtError(
-                f"The memory of the device is too small for meta-validation; step {state.step} is saved.",
-                f"Lower batch.micro_tokens in {self.files.folder / 'config.toml'} and resume, or take a larger device.",
+            raise DeviceMemoryError(
+                f"The memory of the device is too small for a meta-validation; step {state.step} is saved.",
+                "Resume on a larger device, or start anew with a smaller model.size or max_sentence_tokens.",
             ) from None
         if scores is None:
             return None
@@ -300,7 +305,7 @@ class _Training:
 
     def save(self) -> None:
         """Write a checkpoint of the run as it stands."""
-        now = self.clock()
+        now, self.saved_step = self.clock(), self.state.step
         self.state = replace(self.state, elapsed_seconds=now, saved_at_seconds=now)
         pair = self.tasks[0].pair
         self.files.save(self.state, self.initialization, self.optimizer, self.tokenizer, pair, self.learner.own)

@@ -93,6 +93,10 @@ def test_what_is_too_long_is_said(
     assert facts["train_words"] + 21 * facts["dev_sentences"] > 450
     assert "20 over 400 tokens" in (said := capsys.readouterr().err)
     assert "does the vocabulary know this script?" in said
+    whole = sum(len(line.split()) for number, line in enumerate(files[1].read_text(encoding="utf-8").splitlines()))
+    dropped = 21 * facts["dropped"]["length ratio"]
+    text = Text(train_files=files, budget_words=whole - dropped)  # all there is, of which not all can be used
+    assert adapt(run_folder, "is-en", tmp_path / "all", text)["sentences"] == 60 - 20 - 10 - dropped // 21
 
 
 def test_from_scratch_on_a_data_folder(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metanmt.errors import ConfigError
+from metanmt.errors import ConfigError, DivergenceError
 from metanmt.recipes import meta_train
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config
@@ -88,15 +88,24 @@ def test_a_parent_that_diverges_merely_loses(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = meta_train.outer_step
+    spoiled: list[str] = []
 
     def diverging(initialization: Any, episodes: Any, *arguments: Any) -> Any:
         report = plain(initialization, episodes, *arguments)
-        return replace(report, skipped=True) if episodes[0].pair.source == "sv" else report
+        return replace(report, skipped=True) if episodes[0].pair.source in spoiled else report
 
     monkeypatch.setattr(meta_train, "outer_step", diverging)
-    meta_train.run(small_config(*SHORT, "outer.learner=transfer", "outer.max_skipped=1"), data, tmp_path / "run")
-    assert "parent sv-en: the loss is not finite any more" in capsys.readouterr().err
-    assert state(tmp_path / "run")["parent"] != "sv-en"
+    config = small_config(*SHORT, "outer.learner=transfer", "outer.max_skipped=2")
+    meta_train.run(config, data, tmp_path / "plain")
+    loser = str(state(tmp_path / "plain")["parent"])
+    spoiled = [loser.split("-")[0]]
+    meta_train.run(config, data, tmp_path / "run")
+    assert f"parent {loser}: The loss or its gradient was not finite in 2 outer steps" in capsys.readouterr().err
+    assert state(tmp_path / "run")["parent"] != loser
+    assert state(tmp_path / "run")["skipped_in_a_row"] == 0
+    spoiled = ["de", "sv", "es"]
+    with pytest.raises(DivergenceError):
+        meta_train.run(config, data, tmp_path / "none")
 
 
 def test_a_run_whose_parents_took_all_has_a_checkpoint(data: Path, tmp_path: Path) -> None:

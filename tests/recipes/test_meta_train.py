@@ -258,6 +258,10 @@ def test_out_of_memory_makes_smaller_micro_batches_and_the_same_result(
     assert [word for line in said for word in line.split() if word.isdigit()] == ["300"]
     state = json.loads((tmp_path / "scarce" / "last" / "trainer.json").read_text(encoding="utf-8"))
     assert state["micro_tokens"] == 300
+    for size, remembered in ((600, True), (500, False)):
+        again = small_config(*settings, f"batch.micro_tokens={size}")
+        meta_train.run(again, data, tmp_path / "scarce", resume=True)
+        assert ("Micro-batches of 300 tokens, as memory allowed before." in capsys.readouterr().err) == remembered
     ours, theirs = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("roomy", "scarce"))
     assert relative_error(ours, theirs) < 1e-3
     for one, other in zip(metrics(tmp_path / "roomy"), metrics(tmp_path / "scarce"), strict=True):

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from metanmt.config import load_config
-from metanmt.errors import CheckpointError, DivergenceError, MetanmtError, UsageError
+from metanmt.errors import CheckpointError, DeviceMemoryError, DivergenceError, UsageError
 from metanmt.meta.outer import StepReport
 from metanmt.nmt import tuning
 from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.engine import TransformersEngine
 from metanmt.nmt.loss import Loss
 from metanmt.recipes import meta_train
 from scripts.kill_test import differences, fingerprint
@@ -141,28 +142,63 @@ def test_a_stop_does_not_wait_for_a_meta_validation(
     assert last == whole["steps"]
     target, name = (tuning, "clip_gradient") if when == "while it adapts" else (meta_train, "outer_step")
     plain, calls = getattr(target, name), 0
+    evaluate, evaluated = tuning.evaluate_dev, 0
 
     def interrupting(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == {"in the step before": first, "while it adapts": 2, "before the last one": last}[when]:
+        if calls == {"in the step before": first, "while it adapts": 1, "before the last one": last}[when]:
             os.kill(os.getpid(), signal.SIGINT)
         return plain(*arguments)
 
+    def counted(*arguments: Any) -> Any:
+        nonlocal evaluated
+        evaluated += 1
+        return evaluate(*arguments)
+
     with monkeypatch.context() as patch:
         patch.setattr(target, name, interrupting)
+        patch.setattr(tuning, "evaluate_dev", counted)
         stopped_at = last if when == "before the last one" else first
         with pytest.raises(KeyboardInterrupt, match=f"Stopped at step {stopped_at}; it goes on by"):
             meta_train.run(config, data, tmp_path / "run")
     assert len([line for line in metrics(tmp_path / "run") if "meta_validation" in line]) == (stopped_at == last)
+    assert evaluated == {"in the step before": 0, "while it adapts": 1, "before the last one": 2}[when]
     meta_train.run(config, data, tmp_path / "run", resume=True)
     assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
 
 
-def test_a_kill_between_a_meta_validation_and_its_checkpoint(
+def test_a_stop_while_parents_are_tried_keeps_the_trial(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint before it is of the same step, where the run was stopped; its line is logged once."""
+    config = small_config("outer.max_target_tokens=2500", "outer.learner=transfer", "validation.times=1")
+    meta_train.run(config, data, tmp_path / "whole")
+    plain, calls = meta_train.MetaValidation.zero_shot_loss, 0
+
+    def interrupting(*arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_train.MetaValidation, "zero_shot_loss", interrupting)
+        with pytest.raises(KeyboardInterrupt, match="it goes on by"):
+            meta_train.run(config, data, tmp_path / "run")
+    assert (tmp_path / "run" / "last" / "trainer.json").is_file()
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize("other", [(), ("batch.micro_tokens=123",)])
+def test_a_kill_between_a_meta_validation_and_its_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[str, ...]
+) -> None:
+    """The checkpoint before it is of the same step, where the run was stopped; its line is logged once.
+
+    Also where it would be another one, by other micro-batches.
+    """
     config = small_config(*SHORT)
     meta_train.run(config, data, tmp_path / "whole")
     save = meta_train.Run.save
@@ -180,26 +216,37 @@ def test_a_kill_between_a_meta_validation_and_its_checkpoint(
         patch.setattr(meta_train.Run, "save", killed)
         with pytest.raises(SystemExit):
             meta_train.run(config, data, tmp_path / "run", resume=True)
-    meta_train.run(config, data, tmp_path / "run", resume=True)
+    meta_train.run(small_config(*SHORT, *other), data, tmp_path / "run", resume=True)
+    assert len([line for line in metrics(tmp_path / "run") if "meta_validation" in line]) == 1
+    if other:
+        return
     theirs, ours = fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")
     assert differences(theirs, ours) in ([], ["tensorboard"])  # which may show a point twice
     assert set(theirs["tensorboard"]) == set(ours["tensorboard"])
 
 
+@pytest.mark.parametrize("where", ["evaluate_dev", "_accumulate_gradient", "translate_ids"])
 def test_memory_that_runs_out_in_a_meta_validation_costs_nothing(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    """However small batches are made there: its errors are those of fine-tuning and of search."""
     config = small_config(*SHORT)
     meta_train.run(config, data, tmp_path / "whole")
+    plain = getattr(tuning, where)
 
     def full(*arguments: Any, **more: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
+    def cramped(*arguments: Any, **more: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(Loss, "summed", full)
+            inside.setattr(TransformersEngine, "search", full)
+            return plain(*arguments, **more)
+
     with monkeypatch.context() as patch:
-        patch.setattr(meta_train.MetaValidation, "__call__", full)
-        with pytest.raises(MetanmtError, match="too small for meta-validation; step") as error:
+        patch.setattr(tuning, where, cramped)
+        with pytest.raises(DeviceMemoryError, match="too small for a meta-validation; step"):
             meta_train.run(config, data, tmp_path / "run")
-    assert "batch.micro_tokens" in error.value.remedy
     meta_train.run(config, data, tmp_path / "run", resume=True)
     assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
 
