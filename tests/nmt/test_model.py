@@ -143,7 +143,7 @@ def test_set_dropout_changes_the_output(toy_model: PreTrainedModel) -> None:
 def test_update_strategies(family: str) -> None:
     model = make(family)
     sines = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
-    assert bool(sines) == (family == "marian")
+    assert bool(sines) == family.startswith("marian")
     everything = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in sines}
     embeddings = {
         id(module.weight)
