@@ -113,7 +113,7 @@ def test_the_manifest_loads(tmp_path: Path) -> None:
     path = tmp_path / "readme.toml"
     path.write_text(blocks("toml")[0], encoding="utf-8")
     roles = {str(item.pair): item.role for item in load_manifest(path).pairs}
-    assert roles == {"de-en": "meta-train", "pl-en": "meta-train", "lv-en": "meta-dev", "fi-en": "meta-test"}
+    assert roles == {"de-en": "meta-train", "cs-en": "meta-train", "lv-en": "meta-dev", "fi-en": "meta-test"}
 
 
 def test_nothing_is_left_to_fill_in() -> None:
