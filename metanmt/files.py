@@ -73,11 +73,6 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _mend(target: Path) -> None:
-    """Remove what processes that were killed left of this folder, or give it back its name."""
-    remove_leftovers(target.parent, f".{glob.escape(target.name)}.*.tmp", of_the_dead=True)
-
-
 def _readable_alike(folder: Path) -> None:
     """Let whom the umask lets read all files of a new folder: safetensors writes its own for the owner alone."""
     wanted = folder.stat().st_mode & 0o666
@@ -149,6 +144,8 @@ def refuse_existing(
 ) -> None:
     """Refuse an output folder that cannot be made at the end of the work, before it begins.
 
+    What a killed process left of it is mended first.
+
     Args:
         path: the output folder.
         overwrite: an existing one may be replaced, but never a file, nor a folder of another kind.
@@ -160,7 +157,8 @@ def refuse_existing(
         UsageError: it exists with something in it, so that a result would be overwritten; or it is none that could be.
         OSError: it cannot be written.
     """
-    _mend(path.resolve())
+    target = path.resolve()
+    remove_leftovers(target.parent, f".{glob.escape(target.name)}.*.tmp", of_the_dead=True)
     if path.is_file():
         raise UsageError(f"{path} is a file, not a folder.", "Give another --out.")
     if overwrite and marker and path.exists() and any(path.iterdir()) and not (path / marker).is_file():
@@ -169,7 +167,6 @@ def refuse_existing(
         )
     if path.exists() and not overwrite and any(path.iterdir()):
         raise UsageError(f"{path} exists already.", remedy)
-    target = path.resolve()
     if not in_place and (target.is_mount() or _is_inside(target)):
         kind = "a file system's mount point" if target.is_mount() else "the folder you are in"
         raise UsageError(

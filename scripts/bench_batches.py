@@ -20,6 +20,7 @@ SETTINGS = ["16000/16000/160", "16000/4000/160", "300/1000/160"]
 
 
 def main() -> None:
+    """Measure the batcher on a data folder and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--setting", nargs="+", default=SETTINGS, metavar="MAX/MICRO/PASS")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Measure both tables turn about and print their rates and ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--config", type=Path, default=Path("tiny"))

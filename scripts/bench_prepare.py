@@ -22,6 +22,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Prepare the collection at every size, each in a process of its own, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--root", type=Path, required=True)

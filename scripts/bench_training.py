@@ -132,6 +132,7 @@ def memory(arguments: argparse.Namespace, names: list[str]) -> str:
 
 
 def main() -> None:
+    """Measure the arms that are asked for, interleaved, and print rates, ratios and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--size", default="tiny")

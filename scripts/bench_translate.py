@@ -48,6 +48,7 @@ class Way:
 
 
 def main() -> int:
+    """Print what each engine takes and how often it says the same; return 2 for a mistake."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint, or a run")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data folder")

@@ -108,6 +108,7 @@ def profiled(bench: Bench, step: Step, numbers: range, rows: int) -> list[list[s
 
 
 def main() -> None:
+    """Measure rates and profile, and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--size", default="tiny")

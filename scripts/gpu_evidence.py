@@ -138,6 +138,7 @@ def show(packed: Path, out: Path, work: Path, comparisons: list[str]) -> int:
 
 
 def main() -> None:
+    """Pack, run or show, as asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("pack", "run", "show"))
     parser.add_argument("first", type=Path, help="pack: the text; run, show: the packed file")

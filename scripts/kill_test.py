@@ -204,6 +204,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
+    """Kill, resume and compare; return 1 if a run has other bits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills in all (default: 50)")
     parser.add_argument("--tokens", type=int, default=12_000, metavar="N", help="cost of a run (default: 12,000)")

@@ -91,6 +91,7 @@ def pack(data: Path, out: Path, target_tokens: int) -> None:
 
 
 def main() -> None:
+    """Write the packed file, or say what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)

@@ -26,6 +26,7 @@ def parameters(size: str, vocabulary: int) -> tuple[int, int, int]:
 
 
 def main() -> None:
+    """Print the table of the cost model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="base", choices=SIZES)
     parser.add_argument("--vocabulary", type=int, default=32_000)

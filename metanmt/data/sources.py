@@ -267,6 +267,7 @@ class _Zstandard(io.RawIOBase):
         self._ready = b""
 
     def readable(self) -> bool:
+        """Return True: it is for reading alone."""
         return True
 
     def readinto(self, buffer: Any) -> int:

@@ -118,6 +118,7 @@ class _Frame:
 
     @classmethod
     def of(cls, lines: Sequence[Line], x: Axis) -> _Frame:
+        """Return the frame that all lines, with their spread and their labels at the right, fit into."""
         values = [value for line in lines for value, _ in line.points]
         lows, highs = [], []
         for line in lines:
@@ -137,14 +138,17 @@ class _Frame:
         return cls(ticks, nice_ticks(low, high), x.scale, span, WIDTH - 16 - LETTER_WIDTH * longest)
 
     def x(self, value: float) -> float:
+        """Return where a value stands from the left, in units of the drawing."""
         low, high = self.x_range
         return LEFT + 8 + (self.x_scale(value) - low) / (high - low) * (self.right - LEFT - 16)
 
     def y(self, value: float) -> float:
+        """Return where a value stands from the top, in units of the drawing."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def axes(self, x_title: str, y_title: str) -> list[str]:
+        """Return grid, ticks and titles as SVG elements."""
         floor = HEIGHT - BOTTOM
         middle = max((LEFT + self.right) / 2, LETTER_WIDTH * 0.45 * len(x_title))
         parts = ['<g class="axes">']
