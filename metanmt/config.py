@@ -103,7 +103,10 @@ class OuterConfig:
     )
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     pairs: tuple[str, ...] = setting((), "meta-train pairs to learn from (default: all of the data)")
-    first_pairs: tuple[str, ...] = setting((), "of these, the ones to learn from first, alone (default: no such phase)")
+    train_sets: tuple[str, ...] = setting(
+        (), 'training sets of them to learn from, such as "train-bible"; each set of a pair is a task (default: all)'
+    )
+    first_pairs: tuple[str, ...] = setting((), "of the pairs, those to learn from first, alone (default: none)")
     first_share: float = setting(0.15, "share of the cost for which that goes on")
     task_sampling: Literal["uniform", "temperature"] = setting("uniform", "how tasks are drawn")
     temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature")

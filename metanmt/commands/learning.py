@@ -43,6 +43,7 @@ def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from metanmt.data.manifest import kind_of
     from metanmt.recipes import prepare
     from metanmt.report import table
 
@@ -59,10 +60,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print_json(facts)
         return
     print(table(header, rows))
-    sizes = [item["sets"].get("train", {}) for item in facts["pairs"].values()]
+    every = [(kind_of(name), size) for item in facts["pairs"].values() for name, size in item["sets"].items()]
+    sizes = [size for kind, size in every if kind == "train"]
     print(
-        f"{arguments.out}: {sum(size.get('sentences', 0) for size in sizes):,} training pairs, "
-        f"{sum(size.get('target_tokens', 0) for size in sizes):,} target tokens, vocabulary "
+        f"{arguments.out}: {sum(size['sentences'] for size in sizes):,} training pairs, "
+        f"{sum(size['target_tokens'] for size in sizes):,} target tokens, vocabulary "
         f"{facts['vocabulary_size']:,}, {duration(facts['elapsed_seconds'])}, "
         f"{facts['peak_memory_bytes'] / 2**20:,.0f} MiB"
     )

@@ -13,7 +13,7 @@ from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
 from metanmt.meta.run import data_digest
-from metanmt.meta.task import chosen_pairs
+from metanmt.meta.task import chosen_sets
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import add_adapter, targets
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
@@ -42,7 +42,7 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
         if arm.trained:
             MetaValidation(store, tokenizer, arm.config)
-            chosen_pairs(store, arm.config.outer)
+            chosen_sets(store, arm.config.outer)
         if arm.universal:
             data_vectors(store.folder, store.digest)
         if arm.checkpoint:

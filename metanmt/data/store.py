@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanmt.data.language import Pair
+from metanmt.data.manifest import kind_of
 from metanmt.errors import DataError, UsageError, did_you_mean
 
 FORMAT = 1
@@ -169,6 +170,10 @@ class TokenStore:
         if str(pair) not in known:
             raise UsageError(f"{self.folder} has no pair {pair}.", did_you_mean(str(pair), known))
         return dict(known[str(pair)]["sets"])
+
+    def train_sets(self, pair: Pair) -> list[str]:
+        """Return the names of the training sets of a pair: "train", and others such as "train-bible"."""
+        return [name for name in self.sets(pair) if kind_of(name) == "train"]
 
     def bitext(self, pair: Pair, name: str = "train") -> Bitext:
         """Return a set of a pair, memory-mapped.

@@ -1,4 +1,5 @@
-"""Tasks and episodes: a language pair is a task; an episode is one chance to adapt to it and be judged.
+"""Tasks and episodes: a language pair, in one kind of text, is a task; an episode is one chance to
+adapt to it and be judged.
 
 The sampler is a pure function of (seed, step): nothing of it has to be saved, and a resumed run, or another process,
 draws the same episodes.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from metanmt.config import BatchConfig, OuterConfig
 from metanmt.data.batch import Batch, Indices, deal, make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
-from metanmt.errors import CorpusError, UsageError, did_you_mean
+from metanmt.errors import ConfigError, CorpusError, UsageError, did_you_mean
 from metanmt.meta.distributed import ALONE, Ranks
 
 SOURCE_SHELVES = 4
@@ -23,12 +25,16 @@ SOURCE_SHELVES = 4
 
 @dataclass(frozen=True)
 class Task:
-    """A meta-train pair with its text; `usable` are the sentence pairs that are not too long to train on."""
+    """A training set of a meta-train pair; `usable` are the sentence pairs that are not too long to train on."""
 
     pair: Pair
     bitext: Bitext
     usable: Indices
     mean_target_tokens: float
+    train_set: str = "train"
+
+    def __str__(self) -> str:
+        return str(self.pair) if self.train_set == "train" else f"{self.pair} {self.train_set}"
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,30 @@ class Episode:
         return sum(batch.target_tokens for batch in self.batches)
 
 
-def chosen_pairs(store: TokenStore, outer: OuterConfig) -> list[Pair]:
-    """Return the meta-train pairs of a store that are learned from; a meta-dev or meta-test pair is never one.
+def chosen_sets(store: TokenStore, outer: OuterConfig) -> list[tuple[Pair, str]]:
+    """Return the training sets that are learned from, those of a pair in a row; never of a meta-dev or meta-test pair.
 
     Raises:
-        UsageError: `outer.pairs` or `outer.first_pairs` names another.
+        UsageError: `outer.pairs`, `outer.first_pairs` or `outer.train_sets` names another.
+        ConfigError: a learner of one task would learn from several sets.
     """
     pairs = named_pairs(store.pairs("meta-train"), outer.pairs, "outer.pairs")
-    named_pairs(pairs, outer.first_pairs, "outer.first_pairs")
-    return pairs
+    sets = [(pair, name) for pair in pairs for name in store.train_sets(pair)]
+    known = list(dict.fromkeys(name for _, name in sets))
+    for name in outer.train_sets:
+        if name not in known:
+            raise UsageError(
+                f"outer.train_sets names {name}, of which no chosen pair has any text.", did_you_mean(name, known)
+            )
+    chosen = [(pair, name) for pair, name in sets if not outer.train_sets or name in outer.train_sets]
+    named_pairs(list(dict.fromkeys(pair for pair, _ in chosen)), outer.first_pairs, "outer.first_pairs")
+    for (pair, name), (other, second) in pairwise(chosen):
+        if pair == other and outer.learner == "transfer":
+            raise ConfigError(
+                f"Learner transfer learns from one set of one pair; {pair} has {name} and {second}.",
+                f"Name one: --set 'outer.train_sets=[\"{name}\"]'.",
+            )
+    return chosen
 
 
 def named_pairs(known: Sequence[Pair], names: Sequence[str], setting: str) -> list[Pair]:
@@ -83,20 +104,20 @@ def load_tasks(store: TokenStore, batch: BatchConfig, outer: OuterConfig) -> lis
     """Return the meta-train tasks of a store that are learned from.
 
     Raises:
-        UsageError: a configured name that is no meta-train pair's.
-        CorpusError: there is no meta-train pair, or one has hardly a sentence.
+        UsageError, ConfigError: as of `chosen_sets`.
+        CorpusError: there is no meta-train pair, or a set has hardly a sentence.
     """
     tasks = []
-    for pair in chosen_pairs(store, outer):
-        bitext = store.bitext(pair, "train")
+    for pair, name in chosen_sets(store, outer):
+        bitext = store.bitext(pair, name)
         usable = bitext.shorter_than(batch.max_sentence_tokens)
         if len(usable) < 2:
             raise CorpusError(
-                f"{pair} has {len(usable)} sentence pairs of at most {batch.max_sentence_tokens} tokens: too few.",
+                f"{pair} {name}: {len(usable)} sentence pairs of at most {batch.max_sentence_tokens} tokens, too few.",
                 "Raise batch.max_sentence_tokens, or give the pair more text.",
             )
         probe = usable[:: max(1, len(usable) // 10_000)]
-        tasks.append(Task(pair, bitext, usable, float(bitext.target.lengths(probe).mean())))
+        tasks.append(Task(pair, bitext, usable, float(bitext.target.lengths(probe).mean()), name))
     if not tasks:
         raise CorpusError(f"{store.folder} has no meta-train pair.", 'Give role = "meta-train" to some pairs.')
     return tasks
@@ -167,7 +188,7 @@ class EpisodeSampler:
 
     def __init__(self, tasks: Sequence[Task], outer: OuterConfig, batch: BatchConfig, pad_id: int, seed: int) -> None:
         self.outer, self.batch, self.pad_id, self.seed = outer, batch, pad_id, seed
-        self._shelves: dict[tuple[Pair, int], Shelves] = {}
+        self._shelves: dict[tuple[str, int], Shelves] = {}
         self.only(*tasks)
 
     def only(self, *tasks: Task) -> None:
@@ -182,7 +203,7 @@ class EpisodeSampler:
         for task in self.tasks:
             if len(task.usable) < hands:
                 raise CorpusError(
-                    f"{task.pair} has {len(task.usable)} sentence pairs, too few for {hands} batches an episode.",
+                    f"{task} has {len(task.usable)} sentence pairs, too few for {hands} batches an episode.",
                     "Lower inner.steps, or give the pair more text.",
                 )
 
@@ -222,7 +243,7 @@ class EpisodeSampler:
 
     def _shelves_of(self, task: Task, wanted: int) -> Shelves:
         """Return the shelves of a task for episodes of that size, made when first asked for."""
-        key = task.pair, wanted
+        key = str(task), wanted
         if key not in self._shelves:
             self._shelves[key] = Shelves.of(task, self.batch.window, wanted)
         return self._shelves[key]

@@ -135,10 +135,12 @@ class _Maker:
         return made
 
     def _texts(self, language: str) -> list[tuple[Pair, Bitext]]:
-        """Return the train sets with this language: those of meta-train pairs, or else its others."""
+        """Return the training sets with this language: those of meta-train pairs, or else its others."""
         having = [pair for pair in self.store.pairs() if language in (pair.source, pair.target)]
         seen = [pair for pair in having if pair in self.store.pairs("meta-train")]
-        return [(pair, self.store.bitext(pair, "train")) for pair in seen or having if "train" in self.store.sets(pair)]
+        return [
+            (pair, self.store.bitext(pair, name)) for pair in seen or having for name in self.store.train_sets(pair)
+        ]
 
     def _language(self, language: str, texts: list[tuple[Pair, Bitext]], made: Mapping[str, _Made]) -> _Made:
         own = self._own(language, texts)

@@ -111,6 +111,15 @@ def test_a_model_from_scratch(tokenizer: SentencePieceTokenizer) -> None:
     assert toy.weights_hash(model) == toy.weights_hash(again)
 
 
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_tokens_enter_on_the_scale_of_positions(tokenizer: SentencePieceTokenizer, size: str) -> None:
+    model = make_model(ModelConfig(size=size), tokenizer)  # type: ignore[arg-type]
+    encoder = model.get_encoder()
+    tokens = encoder.embed_tokens(torch.arange(4, tokenizer.vocabulary_size))
+    assert tokens.std().item() == pytest.approx(1, rel=0.05)
+    assert encoder.layers[0].self_attn.q_proj.weight.std().item() == pytest.approx(model.config.d_model**-0.5, rel=0.05)
+
+
 def test_layerdrop_is_off(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
     """A dropped layer has no gradient, which no learner expects; the published M2M100 drops 5% of them."""
     published = toy.make_m2m100(tokenizer.vocabulary_size)
