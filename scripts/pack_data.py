@@ -4,8 +4,8 @@
     scripts/pack_data.py DATA data.tar.xz --target-tokens 22_000_000
     tar xf data.tar.xz                                      there: a folder `data`, as `metanmt prepare` writes it
 
-Of the meta-train pairs only tokens are packed, at most so many in all: the largest pairs are cut to one size, each by
-an even choice of its sentences. Other pairs are packed whole, with the text of their dev and test sets.
+Of the meta-train pairs only tokens are packed, at most so many in all: the largest training sets are cut to one size,
+each by an even choice of its sentences. Other pairs are packed whole, with the text of their dev and test sets.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def largest_share(sizes: list[int], total: int) -> int:
     return low
 
 
-def write_part(bitext: Bitext, folder: Path, share: float, vocabulary_size: int) -> dict[str, int]:
-    """Write this share of a train set's sentence pairs, evenly chosen, and return the sizes."""
+def write_part(bitext: Bitext, folder: Path, name: str, share: float, vocabulary_size: int) -> dict[str, int]:
+    """Write this share of a training set's sentence pairs, evenly chosen, and return the sizes."""
     count = len(bitext)
     kept = np.unique(np.linspace(0, count - 1, max(2, int(count * share))).astype(np.int64))
 
@@ -46,7 +46,7 @@ def write_part(bitext: Bitext, folder: Path, share: float, vocabulary_size: int)
             source, target = ([side.sentence(i).tolist() for i in places] for side in (part.source, part.target))
             yield source, target, part.target_words.tolist()
 
-    return write_bitext(folder, "train", chunks(), vocabulary_size)
+    return write_bitext(folder, name, chunks(), vocabulary_size)
 
 
 def pack(data: Path, out: Path, target_tokens: int) -> None:
@@ -57,20 +57,22 @@ def pack(data: Path, out: Path, target_tokens: int) -> None:
     sources = store.pairs("meta-train")
     if not sources:
         raise CorpusError(f"{data} has no meta-train pair.", "Pack a folder that can be meta-trained on.")
-    sizes = [store.sets(pair)["train"]["target_tokens"] for pair in sources]
-    most = largest_share(sizes, target_tokens)
-    with tempfile.TemporaryDirectory(dir=out.parent) as name:
-        folder = Path(name) / "data"
+    sizes = [store.sets(pair)[name]["target_tokens"] for pair in sources for name in store.train_sets(pair)]
+    most, kept = largest_share(sizes, target_tokens), 0
+    with tempfile.TemporaryDirectory(dir=out.parent) as work:
+        folder = Path(work) / "data"
         for pair in store.pairs():
             part = Path("tokens") / str(pair)
             if pair in sources:
-                size = store.sets(pair)["train"]["target_tokens"]
-                vocabulary = facts["vocabulary_size"]
-                found = write_part(store.bitext(pair), folder / part, min(1.0, most / size), vocabulary)
-                facts["pairs"][str(pair)]["sets"] = {"train": found}
-                for row in facts["report"]:
-                    if row["pair"] == str(pair):
-                        row["kept"], row["target_words"] = found["sentences"], found["target_words"]
+                sets = {}
+                for name in store.train_sets(pair):
+                    share = min(1.0, most / store.sets(pair)[name]["target_tokens"])
+                    found = write_part(store.bitext(pair, name), folder / part, name, share, facts["vocabulary_size"])
+                    sets[name], kept = found, kept + found["target_tokens"]
+                    for row in facts["report"]:
+                        if (row["pair"], row["set"]) == (str(pair), name):
+                            row["kept"], row["target_words"] = found["sentences"], found["target_words"]
+                facts["pairs"][str(pair)]["sets"] = sets
             else:
                 shutil.copytree(data / part, folder / part)
                 text = Path("text") / str(pair)
@@ -78,15 +80,12 @@ def pack(data: Path, out: Path, target_tokens: int) -> None:
         shutil.copytree(store.tokenizer_folder, folder / "tokenizer")
         if (data / VECTORS).is_dir():
             shutil.copytree(data / VECTORS, folder / VECTORS)
-        facts["made_from"] = f"{facts['made_from']}, at most {most} target tokens of a pair"
+        facts["made_from"] = f"{facts['made_from']}, at most {most} target tokens of a set"
         (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        packed = Path(name) / out.name
+        packed = Path(work) / out.name
         with tarfile.open(packed, "w:xz", preset=6) as archive:
             archive.add(folder, "data")
         packed.replace(out)
-    kept = sum(
-        item["sets"]["train"]["target_tokens"] for item in facts["pairs"].values() if item["role"] == "meta-train"
-    )
     print(f"{out}: {kept:,} of {sum(sizes):,} target tokens to meta-train on, {out.stat().st_size / 2**20:,.1f} MiB")
 
 

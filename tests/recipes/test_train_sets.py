@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from metanmt.meta.task import load_tasks
 from metanmt.recipes import meta_train
 from tests.recipes.conftest import small_config
 
+PACK = str(Path(__file__).parents[2] / "scripts" / "pack_data.py")
 MANIFEST = """
 name = "kinds"
 [tokenizer]
@@ -104,3 +108,20 @@ def test_prepare_counts_the_training_sets(kinds: Path, capsys: pytest.CaptureFix
     facts = json.loads((kinds / "data.json").read_text(encoding="utf-8"))
     sizes = [size for pair in facts["pairs"].values() for name, size in pair["sets"].items() if name != "dev"]
     assert f"{sum(size['sentences'] for size in sizes):,} training pairs" in capsys.readouterr().out
+
+
+def test_packed_data_keeps_the_training_sets_apart(kinds: Path, tmp_path: Path) -> None:
+    file, whole = tmp_path / "data.tar.xz", TokenStore.open(kinds)
+    subprocess.run([sys.executable, PACK, str(kinds), str(file), "--target-tokens", "6000"], check=True)
+    with tarfile.open(file) as archive:
+        archive.extractall(tmp_path, filter="data")
+    packed, total = TokenStore.open(tmp_path / "data"), 0
+    for pair in whole.pairs("meta-train"):
+        assert packed.train_sets(pair) == whole.train_sets(pair)
+        for name in packed.train_sets(pair):
+            found, known = packed.bitext(pair, name).target, whole.bitext(pair, name).target
+            kept, every = ([tuple(side.sentence(i)) for i in range(len(side.offsets) - 1)] for side in (found, known))
+            assert 1 < len(kept) < len(every)
+            assert set(kept) <= set(every)
+            total += packed.sets(pair)[name]["target_tokens"]
+    assert 5000 < total <= 6200
