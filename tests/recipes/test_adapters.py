@@ -30,8 +30,17 @@ QUICK = FineTuneConfig(
     update="adapters", max_epochs=1, min_updates=4, max_updates=4, evaluations=1, metric="loss", max_tokens=300,
     learning_rate=5e-3,
 )  # fmt: skip
+LONGER = {"min_updates": 16, "max_updates": 16}
 SMALL = AdapterConfig(rank=2, alpha=4.0)
-SENTENCES = b"kaksi tuntia\n3 vuotta sitten\n"
+SENTENCES = """kaksi tuntia
+3 vuotta sitten
+Ruotsi ja Norja
+maanantai 7. toukokuuta 2018
+englanti tai saksa
+12 kilometriä; 4 litraa
+Etelä-Korea
+viisi päivää sitten
+""".encode()
 
 
 def adapt(init: Path | str, data: Path, out: Path, pair: str = "fi-en", **more: Any) -> dict[str, Any]:
@@ -61,7 +70,7 @@ def digests(folder: Path) -> dict[str, str]:
 def base(run_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned enough to say something."""
     out = tmp_path_factory.mktemp("base") / "base"
-    config = replace(QUICK, update="all", learning_rate=3e-3, min_updates=60, max_updates=60, max_tokens=600)
+    config = replace(QUICK, update="all", learning_rate=3e-3, min_updates=200, max_updates=200, max_tokens=600)
     fine_tune.run(str(run_folder), "de-en", out, Text(data=data), config)
     return out
 
@@ -69,7 +78,7 @@ def base(run_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def patch(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("patches") / "fi"
-    facts = adapt(base, data, out)
+    facts = adapt(base, data, out, config=LONGER)
     assert facts["best"]["update"] > 0, "it has moved"
     return out
 
@@ -93,7 +102,7 @@ def test_the_base_and_every_other_language_stay_the_same(base: Path, patch: Path
 
 def test_the_same_seed_gives_the_same_bits(base: Path, patch: Path, data: Path, tmp_path: Path) -> None:
     for seed, same in ((1, True), (2, False)):
-        adapt(base, data, tmp_path / str(seed), seed=seed)
+        adapt(base, data, tmp_path / str(seed), seed=seed, config=LONGER)
         weights = [digests(folder)["adapter_model.safetensors"] for folder in (patch, tmp_path / str(seed))]
         assert (weights[0] == weights[1]) == same
 
