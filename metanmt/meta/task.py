@@ -34,6 +34,7 @@ class Task:
     train_set: str = "train"
 
     def __str__(self) -> str:
+        """Return the name of the pair, and of the set where that is not "train"."""
         return str(self.pair) if self.train_set == "train" else f"{self.pair} {self.train_set}"
 
 
@@ -188,7 +189,7 @@ class EpisodeSampler:
 
     def __init__(self, tasks: Sequence[Task], outer: OuterConfig, batch: BatchConfig, pad_id: int, seed: int) -> None:
         self.outer, self.batch, self.pad_id, self.seed = outer, batch, pad_id, seed
-        self._shelves: dict[tuple[str, int], Shelves] = {}
+        self._shelves: dict[tuple[Pair, str, int], Shelves] = {}
         self.only(*tasks)
 
     def only(self, *tasks: Task) -> None:
@@ -243,7 +244,7 @@ class EpisodeSampler:
 
     def _shelves_of(self, task: Task, wanted: int) -> Shelves:
         """Return the shelves of a task for episodes of that size, made when first asked for."""
-        key = str(task), wanted
+        key = task.pair, task.train_set, wanted
         if key not in self._shelves:
             self._shelves[key] = Shelves.of(task, self.batch.window, wanted)
         return self._shelves[key]

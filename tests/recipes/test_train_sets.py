@@ -99,7 +99,8 @@ def test_sets_that_cannot_be_learned_from(
 
 
 def test_transfer_from_one_kind_of_text(kinds: Path) -> None:
-    assert names(kinds, small_config("outer.learner=transfer", 'outer.train_sets=["train-late"]'))
+    config = small_config("outer.learner=transfer", 'outer.train_sets=["train-late"]')
+    assert names(kinds, config) == ["de-en train-late", "es-en train-late"]
 
 
 def test_prepare_counts_the_training_sets(kinds: Path, capsys: pytest.CaptureFixture[str]) -> None:
