@@ -19,7 +19,7 @@ from metanmt.commands.shared import (
 )
 from metanmt.config import Config, LearnerName, Update, load_config
 from metanmt.errors import ConfigError
-from metanmt.runlog import duration, say
+from metanmt.runlog import duration
 from metanmt.sections import build, override
 
 
@@ -152,7 +152,7 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
     pair_argument(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="TUNED", help="the checkpoint folder to write")
     sub.add_argument("--data", type=Path, metavar="DATA", help="take the text from a prepared data folder")
-    sub.add_argument("--budget", type=int, metavar="WORDS", help="target words to draw from the training set")
+    sub.add_argument("--budget", type=int, metavar="WORDS", help="target words to draw from the text to adapt on")
     sub.add_argument("--train-set", default="train", metavar="NAME", help="set of the data folder (default: train)")
     sub.add_argument("--dev-set", default="dev", metavar="NAME", help="set of the data folder (default: dev)")
     sub.add_argument(
@@ -184,8 +184,6 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         if arguments.init != "none" and text.startswith("model.") and not text.startswith("model.head"):
             raise ConfigError(f"--set {text} is for a model from scratch.", "Leave it out: the model is --init's.")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")
-    if arguments.train and arguments.budget is not None:
-        say("--budget draws from your own files too")
     from metanmt.recipes import fine_tune
 
     facts = fine_tune.run(

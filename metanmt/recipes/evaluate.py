@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a set of a data folder, or on a pair of files, and return the scores.
 
-    Hypotheses and scores go to `out/PAIR.SET.hyp.LANGUAGE` and `.json` (default: `evaluation` in the checkpoint).
+    Hypotheses and scores go to `out/PAIR.SET.hyp.LANGUAGE` and `.json` (default: `evaluation` in the checkpoint); of
+    another source with a file of the same name to `PAIR.SET-2`, and so on. A second time replaces the first.
 
     Args:
         model: a checkpoint, or a run.
@@ -67,7 +70,8 @@ def run(
     )
     scores = score(hypotheses, references, bootstrap=bootstrap)
     folder.mkdir(parents=True, exist_ok=True)
-    hypothesis_file = folder / f"{pair}.{name}.hyp.{language.target}"
+    stem = _result_stem(folder, f"{pair}.{name}", paths[0])
+    hypothesis_file = folder / f"{stem}.hyp.{language.target}"
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
         "model": str(model),
@@ -84,8 +88,20 @@ def run(
         "elapsed_seconds": round(time.monotonic() - started, 1),
         "versions": versions(),
     }
-    write_json(folder / f"{pair}.{name}.json", facts)
+    write_json(folder / f"{stem}.json", facts)
     return facts
+
+
+def _result_stem(folder: Path, stem: str, source: Path) -> str:
+    """Return the name of a result's files: numbered where the result of another source has the name already."""
+    for name in itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2))):
+        try:
+            earlier = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["source"]
+        except (OSError, ValueError, KeyError, TypeError):
+            break
+        if Path(earlier).resolve() == source.resolve():
+            break
+    return name
 
 
 def _texts(

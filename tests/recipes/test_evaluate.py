@@ -75,6 +75,29 @@ def test_by_default_beside_the_checkpoint(checkpoint: Path, files: tuple[Path, P
     assert facts["scores"]["bleu"]["interval"] is None
 
 
+def test_two_files_of_one_name_keep_their_results(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    others = tmp_path / "news.de", tmp_path / "news.en"
+    for own, other in zip(files, others, strict=True):
+        other.write_text("".join(own.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
+
+    def evaluated(texts: tuple[Path, Path]) -> tuple[str, int]:
+        facts = evaluate.run(
+            model=checkpoint,
+            pair="de-en",
+            source=texts[0],
+            reference=texts[1],
+            beam=1,
+            bootstrap=0,
+            out=tmp_path / "out",
+        )
+        return Path(facts["hypotheses"]).name, facts["sentences"]
+
+    first, second = ("de-en.news.hyp.en", len(PAIRS)), ("de-en.news-2.hyp.en", 3)
+    assert [evaluated(texts) for texts in (files, others, files, others)] == [first, second, first, second]
+    for stem, texts in (("de-en.news", files), ("de-en.news-2", others)):
+        assert json.loads((tmp_path / "out" / f"{stem}.json").read_text(encoding="utf-8"))["source"] == str(texts[0])
+
+
 def test_on_a_prepared_set(run_folder: Path, data: Path, tmp_path: Path) -> None:
     facts = evaluate.run(model=run_folder, pair="fi-en", data=data, beam=1, bootstrap=0, out=tmp_path)
     assert (facts["set"], facts["sentences"]) == ("test", 30)
