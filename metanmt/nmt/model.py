@@ -41,9 +41,10 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
     """Return the model of a configuration, in training mode, in float32 on the CPU.
 
     From scratch it is an M2M100 configuration: pre-norm, sinusoidal positions, SDPA attention, one embedding matrix
-    for source, target and output. Matrices are drawn with a deviation of d_model ** -0.5, so that embeddings, which
-    are multiplied by its root, enter on the scale of the positions (Vaswani et al. 2017; the library's own 0.02 is for
-    wide models: with it a narrow one sees little but positions at first). They follow from torch's random state.
+    for source, target and output. Embeddings are drawn with a deviation of d_model ** -0.5, so that they, multiplied
+    by its root, enter on the scale of the positions (Vaswani et al. 2017; the library's own 0.02 is for wide models:
+    with it a narrow one sees little but positions at first); projections as Glorot, Bengio 2010 have it. They follow
+    from torch's random state.
 
     Raises:
         CheckpointError: a pretrained checkpoint that cannot be loaded or has another vocabulary.
@@ -80,6 +81,9 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
         )
         model = M2M100ForConditionalGeneration(shape)
         model.generation_config.max_length = None
+        for part in model.model.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
     set_head(model, config.head)
     set_dropout(model, config.dropout)
     return model.train()

@@ -117,7 +117,18 @@ def test_tokens_enter_on_the_scale_of_positions(tokenizer: SentencePieceTokenize
     encoder = model.get_encoder()
     tokens = encoder.embed_tokens(torch.arange(4, tokenizer.vocabulary_size))
     assert tokens.std().item() == pytest.approx(1, rel=0.05)
-    assert encoder.layers[0].self_attn.q_proj.weight.std().item() == pytest.approx(model.config.d_model**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_projections_keep_the_scale_of_what_they_read(tokenizer: SentencePieceTokenizer, size: str) -> None:
+    """Glorot, Bengio 2010: variance 2 / (inputs + outputs), in every one of them, those of the decoder too."""
+    model = make_model(ModelConfig(size=size), tokenizer)  # type: ignore[arg-type]
+    projections = [part for part in model.model.modules() if isinstance(part, nn.Linear)]
+    layers = model.config.encoder_layers
+    assert len(projections) == layers * 6 + layers * 10
+    for part in projections:
+        assert part.weight.var().item() == pytest.approx(2 / sum(part.weight.shape), rel=0.05)
+        assert not part.bias.any()
 
 
 def test_layerdrop_is_off(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
