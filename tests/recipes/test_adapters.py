@@ -43,10 +43,12 @@ viisi päivää sitten
 """.encode()
 
 
-def adapt(init: Path | str, data: Path, out: Path, pair: str = "fi-en", **more: Any) -> dict[str, Any]:
+def adapt(
+    init: Path | str, data: Path, out: Path, pair: str = "fi-en", words: int | None = 200, **more: Any
+) -> dict[str, Any]:
     more = {"adapter": SMALL, "precision": "float32", **more}
     config = replace(QUICK, **more.pop("config", {}))
-    return fine_tune.run(str(init), pair, out, Text(data=data, budget_words=200), config, **more)
+    return fine_tune.run(str(init), pair, out, Text(data=data, budget_words=words), config, **more)
 
 
 def translated(model: Path, engine: str = "transformers", beam: int = 1) -> str:
@@ -136,7 +138,9 @@ def test_an_adapter_is_a_model_for_every_command(base: Path, patch: Path, data: 
 
 def test_it_goes_on_to_be_adapted(base: Path, patch: Path, data: Path, tmp_path: Path) -> None:
     first = json.loads((patch / "fine_tune.json").read_text(encoding="utf-8"))
-    again = adapt(patch, data, tmp_path / "again", adapter=AdapterConfig(rank=8))
+    gently = LONGER | {"learning_rate": 1e-3}
+    again = adapt(patch, data, tmp_path / "again", words=None, adapter=AdapterConfig(rank=8), config=gently)
+    assert again["best"]["update"] > 0, "it has moved"
     assert again["history"][0]["loss"] == pytest.approx(first["best"]["loss"], rel=1e-5)
     stored = [load_file(folder / "adapter_model.safetensors") for folder in (patch, tmp_path / "again")]
     assert {k: w.shape for k, w in stored[0].items()} == {k: w.shape for k, w in stored[1].items()}
