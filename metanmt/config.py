@@ -22,6 +22,7 @@ LearnerName = Literal[
 ]
 Precision = Literal["auto", "float32", "bfloat16"]
 Metric = Literal["chrf", "bleu", "loss"]
+OptimizerName = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,14 @@ class OuterConfig:
     parent: str = setting("auto", 'transfer: the parent pair, such as "pt-en"; auto tries every meta-train pair')
     parent_share: float = setting(0.2, "transfer: share of the cost spent on trying them, evenly")
     meta_batch_size: int = setting(4, "tasks an outer step")
+    optimizer: OptimizerName = setting("adamw", "adamw; muon for the matrices of layers, and adamw for the rest")
     learning_rate: float = setting(1e-3, "peak outer learning rate")
     own_rate_scale: float = setting(
         1.0, "outer rate of what a learner learns beside the initialisation, as a multiple of learning_rate"
     )
     warmup_steps: int = setting(100, "outer steps of linear warm-up")
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] = setting("linear", "decay after the warm-up")
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
+    weight_decay: float = setting(0.01, "decoupled weight decay")
     adam_beta2: float = setting(0.98, "decay of AdamW's second moment; its first is 0.9")
     clip_norm: float = setting(1.0, "largest norm of the outer gradient; 0 for no clipping")
     max_skipped: int = setting(
@@ -152,6 +154,7 @@ class FineTuneConfig:
     """Adaptation to one pair with low-resource defaults."""
 
     update: Update = setting("all", "which parameters move")
+    optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
     learning_rate: float = setting(1e-3, "peak learning rate")
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
@@ -160,7 +163,7 @@ class FineTuneConfig:
     warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows")
     dropout: float = setting(0.2, "dropout probability")
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
-    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW")
+    weight_decay: float = setting(0.01, "decoupled weight decay")
     clip_norm: float = setting(1.0, "largest norm of the gradient; 0 for no clipping")
     metric: Metric = setting("chrf", "the dev score that chooses the weights; the unadapted model is a candidate")
     evaluations: int = setting(12, "dev evaluations over the whole adaptation")

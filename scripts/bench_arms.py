@@ -19,7 +19,7 @@ from metanmt.data.batch import Batch, make_batch
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.meta.learners import learner_class
-from metanmt.meta.outer import make_optimizer, outer_step
+from metanmt.meta.outer import outer_optimizer, outer_step
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
 from metanmt.nmt.loss import Loss, decoder_input
 from metanmt.nmt.model import SIZES, make_model
@@ -67,7 +67,7 @@ def ours(bench: Bench, learner: str, inner_steps: int) -> Step:
     config = replace(bench.config, inner=replace(bench.config.inner, steps=max(1, inner_steps)))
     initialization = bench.model()
     made = learner_class(learner)(initialization, config)
-    optimizer = make_optimizer(initialization, made.own, config.outer)
+    optimizer = outer_optimizer(initialization, made.own, config.outer)
     loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler()
 
     def step(number: int) -> int:
@@ -84,7 +84,7 @@ def plain(bench: Bench, batches: int) -> Step:
     No copy of the model, no inner update: forward, backward, clipping and one step of the optimiser an update.
     """
     model = bench.model()
-    optimizer = make_optimizer(model, nn.Module(), bench.config.outer)
+    optimizer = outer_optimizer(model, nn.Module(), bench.config.outer)
     loss, sampler = Loss(bench.config.outer.label_smoothing, bench.config.run.precision), bench.sampler()
 
     def step(number: int) -> int:
@@ -116,7 +116,7 @@ def higher_fomaml(bench: Bench, inner_steps: int, *, our_batches: bool) -> Step:
 
     model = bench.model()
     optimizer, inner = (
-        make_optimizer(model, nn.Module(), bench.config.outer),
+        outer_optimizer(model, nn.Module(), bench.config.outer),
         torch.optim.SGD(model.parameters(), lr=RATE),
     )
     sampler, config = bench.sampler(), bench.config

@@ -18,6 +18,7 @@ from metanmt.meta.task import Episode
 from metanmt.meta.weights import trainable_weights
 from metanmt.nmt.lexicon import outer_only, set_pair
 from metanmt.nmt.model import clip_gradient
+from metanmt.nmt.optimizer import make_optimizer
 from metanmt.runtime import seed_torch
 
 
@@ -71,13 +72,13 @@ def all_finite(values: Sequence[Tensor]) -> bool:
     return bool(torch.stack(list(values)).isfinite().all())
 
 
-def make_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfig) -> torch.optim.AdamW:
-    """Return AdamW over what is learned, as one kernel (Loshchilov, Hutter 2019).
+def outer_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of what is learned.
 
     Args:
         initialization: its trainable weights, those that a lexicon's languages share without decay.
         own: what the learner learns beside it; a group with a rate of its own, and no decay towards zero.
-        outer: rates and decay.
+        outer: optimiser, rates and decay.
     """
     weights, undecayed = trainable_weights(initialization), outer_only(initialization)
     groups: list[dict[str, Any]] = [
@@ -85,12 +86,13 @@ def make_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfig
         {"params": [weights[name] for name in sorted(undecayed)], "rate_scale": 1.0, "weight_decay": 0.0},
         {"params": list(own.parameters()), "rate_scale": outer.own_rate_scale, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return make_optimizer(
+        outer.optimizer,
+        initialization,
         [group for group in groups if group["params"]],
-        lr=outer.learning_rate,
-        betas=(0.9, outer.adam_beta2),
+        learning_rate=outer.learning_rate,
+        beta2=outer.adam_beta2,
         weight_decay=outer.weight_decay,
-        fused=True,
     )
 
 

@@ -43,8 +43,8 @@ def named_parent(tasks: Sequence[Task], name: str) -> Task:
 def choose_parent(
     tasks: Sequence[Task],
     model: nn.Module,
-    make_optimizer: Callable[[], torch.optim.AdamW],
-    train: Callable[[Task, torch.optim.AdamW], int],
+    make_optimizer: Callable[[], torch.optim.Optimizer],
+    train: Callable[[Task, torch.optim.Optimizer], int],
     zero_shot_loss: Callable[[], float],
 ) -> Trial:
     """Return the candidate whose short training serves the meta-dev pairs best, and leave nothing of the others.

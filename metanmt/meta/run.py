@@ -52,7 +52,7 @@ from metanmt.runlog import say
 from metanmt.runtime import versions
 from metanmt.sections import to_toml
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 OWN = "learner."  # before the names of what the learner learns beside the initialisation
 NOTHING = nn.Module()
 
@@ -343,6 +343,6 @@ def _trainer_tensors(model: nn.Module, own: nn.Module, optimizer: torch.optim.Op
     """Return what a checkpoint holds beside the model: the optimiser's moments, and what the learner learns itself."""
     tensors = {f"{OWN}{name}": parameter for name, parameter in own.named_parameters()}
     for name, parameter in _learned(model, own):
-        if parameter in optimizer.state:
-            tensors |= {f"{name}.{part}": optimizer.state[parameter][part] for part in MOMENTS}
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {f"{name}.{part}": moments[part] for part in MOMENTS if part in moments}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

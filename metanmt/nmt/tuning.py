@@ -20,6 +20,7 @@ from metanmt.errors import CorpusError, DeviceMemoryError
 from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
+from metanmt.nmt.optimizer import make_optimizer
 from metanmt.nmt.score import quick_scores
 from metanmt.nmt.translate import translate_ids
 from metanmt.runlog import Progress, say
@@ -27,6 +28,7 @@ from metanmt.runtime import seed_torch
 
 SMALLEST_DEV, LARGEST_DEV = 10, 300
 SMALLEST_BATCH_TOKENS, UPDATES_PER_EPOCH = 200, 20
+BETA2 = 0.98  # of AdamW
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
@@ -166,7 +168,14 @@ def fine_tune(
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     moving = move_only(model, config.update)
     set_dropout(model, config.dropout)
-    optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    optimizer = make_optimizer(
+        config.optimizer,
+        model,
+        [{"params": moving}],
+        learning_rate=config.learning_rate,
+        beta2=BETA2,
+        weight_decay=config.weight_decay,
+    )
     total = planned_updates(train, config)
     between = max(1, round(total / config.evaluations))
     best_weights, halvings = [weight.detach().clone() for weight in moving], 0

@@ -16,7 +16,7 @@ from metanmt.errors import DeviceMemoryError
 from metanmt.meta.distributed import Ranks, joined_ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
-from metanmt.meta.outer import StepReport, learning_rate, make_optimizer, outer_step, set_learning_rate
+from metanmt.meta.outer import StepReport, learning_rate, outer_optimizer, outer_step, set_learning_rate
 from metanmt.meta.parent import choose_parent, named_parent
 from metanmt.meta.run import Run
 from metanmt.meta.state import Clock, RunState, step_metrics, stop_if_diverged, validations_due
@@ -89,7 +89,7 @@ class _Training:
         self.sampler.check(self.learner.inner_steps + self.learner.query)
         if self.learner.one_task and config.outer.parent != "auto":
             named_parent(self.tasks, config.outer.parent)
-        self.optimizer = make_optimizer(self.initialization, self.learner.own, config.outer)
+        self.optimizer = outer_optimizer(self.initialization, self.learner.own, config.outer)
         self.loss = Loss(config.outer.label_smoothing, config.run.precision)
 
     def start(self, files: Run, interruption: Interruption, *, resume: bool) -> None:
@@ -115,7 +115,7 @@ class _Training:
                 trial = choose_parent(
                     self.tasks,
                     self.initialization,
-                    lambda: make_optimizer(self.initialization, self.learner.own, outer),
+                    lambda: outer_optimizer(self.initialization, self.learner.own, outer),
                     lambda task, optimizer: self.tried(task, optimizer, progress),
                     lambda: self.ranks.mean([self.validate.zero_shot_loss(self.initialization)]),
                 )
@@ -127,7 +127,7 @@ class _Training:
         self.sampler.only(named_parent(self.tasks, name))
         say(f"transfer from {name}")
 
-    def tried(self, task: Task, optimizer: torch.optim.AdamW, progress: Progress) -> int:
+    def tried(self, task: Task, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
         """Train on one task for its share of the cost of trying all; return the steps made."""
         self.optimizer = optimizer
         self.sampler.only(task)

@@ -14,7 +14,7 @@ from metanmt.data.batch import make_batch
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.meta.learners import learner_class
-from metanmt.meta.outer import make_optimizer, outer_step
+from metanmt.meta.outer import outer_optimizer, outer_step
 from metanmt.meta.task import Episode
 from metanmt.meta.weights import load_weights, trainable_weights
 from metanmt.nmt.adapter import make_with_adapter
@@ -39,7 +39,7 @@ def test_only_adapters_move(name: str, tokenizer: SentencePieceTokenizer, toy_bi
     before, moved = toy.weights_hash(theta, base), toy.weights_hash(theta, list(trainable_weights(theta)))
     support, query = (make_batch(toy_bitext, np.arange(start, start + 8), 500, 0) for start in (0, 8))
     episode = Episode(None, (support,) * learner.inner_steps, query if learner.query else None)  # type: ignore[arg-type]
-    optimizer = make_optimizer(theta, learner.own, outer)
+    optimizer = outer_optimizer(theta, learner.own, outer)
     for _ in range(2):
         outer_step(theta, [episode], optimizer, learner, outer, Loss())
     assert toy.weights_hash(theta, base) == before == toy.weights_hash(phi, base)

@@ -21,6 +21,7 @@ MORE = (
     "model.dropout=0.2",
     "outer.meta_batch_size=3",
     "outer.joint_share=0.3",
+    "outer.optimizer=adamw",
     "run.seed=2",  # sums in another order may move a unit across the kink of its ReLU: 3e-5 of the weights with seed 1
 )
 
@@ -35,9 +36,19 @@ def torchrun(data: Path, out: Path, *more: str, settings: tuple[str, ...] = MORE
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("learner", ["fomaml", "meta-sgd", "transfer"])
-def test_two_processes_equal_one(learner: str, data: Path, tmp_path: Path) -> None:
-    settings = (*MORE, f"outer.learner={learner}")
+@pytest.mark.parametrize(
+    ("learner", "optimizer", "largest_error"),
+    [
+        ("fomaml", "adamw", 1e-5),
+        ("meta-sgd", "adamw", 1e-5),
+        ("transfer", "adamw", 1e-5),
+        ("fomaml", "muon", 1e-3),  # makes its matrices orthogonal in bfloat16, which has 8 bits
+    ],
+)
+def test_two_processes_equal_one(
+    learner: str, optimizer: str, largest_error: float, data: Path, tmp_path: Path
+) -> None:
+    settings = (*MORE, f"outer.learner={learner}", f"outer.optimizer={optimizer}")
     started = torchrun(data, tmp_path / "two", "--json", settings=settings)
     meta_train.run(small_config("model.size=tiny", *settings), data, tmp_path / "one")
     stdout, stderr = started.communicate(timeout=240)
@@ -56,14 +67,14 @@ def test_two_processes_equal_one(learner: str, data: Path, tmp_path: Path) -> No
         assert theirs.get("query_loss", 0) == pytest.approx(ours.get("query_loss", 0), rel=1e-4)
     for name in ("last", "best"):
         ours, theirs = (load_file(tmp_path / count / name / "model.safetensors") for count in ("one", "two"))
-        assert relative_error(ours, theirs) < 1e-5
+        assert relative_error(ours, theirs) < largest_error
     own = [
         {key: tensor for key, tensor in load_file(path / "last" / "trainer.safetensors").items() if key in beside}
         for path in (tmp_path / "one", tmp_path / "two")
         if (beside := learned_beside(path))
     ]
     assert len(own) == (2 if learner == "meta-sgd" else 0)
-    assert not own or relative_error(*own) < 1e-5
+    assert not own or relative_error(*own) < largest_error
 
 
 def learned_beside(run: Path) -> set[str]:
