@@ -7,8 +7,9 @@
 
 The others are measured where they are installed: `pip install accelerate` for the Seq2SeqTrainer of transformers,
 `pip install higher` for its first-order MAML, and joeynmt, without its dependencies but with those that its import
-names, since its pins exclude ours. Same shape of model, data, precision and loss, and the target tokens of an update
-alike but for joeynmt, which counts padding. Figures are non-padding target tokens a second of forward-backward passes.
+names, since its pins exclude ours. Same shape of model, data, precision, loss and optimiser (AdamW, but in the arm that
+says Muon), and the target tokens of an update alike but for joeynmt, which counts padding. Figures are non-padding
+target tokens a second of forward-backward passes.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def arms(bench: Bench, rounds: int) -> dict[str, Callable[[], Iterator[float]]]:
         "plain, 4 batches": timed(lambda: plain(bench, 4)),
     }
     exact = replace(bench, config=replace(bench.config, run=replace(bench.config.run, precision="float32")))
+    muon = replace(bench, config=replace(bench.config, outer=replace(bench.config.outer, optimizer="muon")))
+    found["joint, muon"] = timed(lambda: ours(muon, "joint", 0))
     if mixed(bench.config.run.precision, bench.where):
         found["joint, float32"] = timed(lambda: ours(exact, "joint", 0))
     if importlib.util.find_spec("accelerate"):
@@ -91,6 +94,7 @@ COMPARED = {  # what each is divided by
         "joint, float32",
         "plain, 1 batch",
     ),
+    "joint, muon": ("joint",),
     "fomaml, k=1": (
         "higher FOMAML, k=1",
         "higher FOMAML, k=1, batches drawn at random",
@@ -156,6 +160,7 @@ def main() -> None:
         "model.dropout=0.0",
         f"inner.learning_rate={RATE}",
         f"outer.learning_rate={RATE}",
+        "outer.optimizer=adamw",
     ]
     bench = Bench(TokenStore.open(arguments.data), load_config(Path(arguments.size), settings), arguments.updates)
     if arguments.only:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metanmt.config import OptimizerName
+from metanmt.nmt.model import ADAPTER_PART
 
 Groups = Sequence[dict[str, Any]]
 
@@ -35,9 +36,16 @@ def make_optimizer(
 
 
 def layer_matrices(model: nn.Module) -> list[torch.Tensor]:
-    """Return the matrices of a model's layers: every projection but the output's, which is often the embeddings'."""
+    """Return the matrices of a model's layers: its projections.
+
+    Not the output's, which is often the embeddings', nor the two thin factors of an adapter.
+    """
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    return [part.weight for part in model.modules() if isinstance(part, nn.Linear) and part is not output]
+    return [
+        part.weight
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear) and part is not output and ADAPTER_PART not in name
+    ]
 
 
 class Muon(torch.optim.Optimizer):

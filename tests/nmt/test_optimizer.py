@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from metanmt.config import AdapterConfig
+from metanmt.nmt.adapter import passing_adapter
 from metanmt.nmt.optimizer import Muon, layer_matrices, make_optimizer
 from tests import toy
 
@@ -46,6 +48,14 @@ def test_the_matrices_are_the_projections_of_the_layers(model: PreTrainedModel) 
     assert len(names) == layers[0] * 6 + layers[1] * 10
     assert all(".layers." in name and name.endswith(".weight") for name in names)
     assert not any("norm" in name or "embed" in name or "shared" in name for name in names)
+
+
+def test_the_factors_of_an_adapter_are_no_matrices_of_a_layer(model: PreTrainedModel) -> None:
+    before = len(layer_matrices(model))
+    with passing_adapter(model, AdapterConfig(rank=2), wanted=True):
+        assert any("lora" in name for name, _ in model.named_parameters())
+        assert not any("lora" in name for name in names_of_matrices(model))
+        assert len(layer_matrices(model)) == before
 
 
 def test_a_matrix_moves_in_all_directions_alike_and_the_rest_as_by_adamw(model: PreTrainedModel) -> None:
