@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +155,7 @@ class FineTuneConfig:
 
     update: Update = setting("all", "which parameters move")
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
-    learning_rate: float = setting(1e-3, "peak learning rate")
+    learning_rate: float = setting(0.0, "peak learning rate; 0: 1e-3, and from scratch 4e-3")
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
     min_updates: int = setting(60, "updates at least, however small the corpus")
@@ -169,6 +169,10 @@ class FineTuneConfig:
     evaluations: int = setting(12, "dev evaluations over the whole adaptation")
     patience: int = setting(4, "evaluations without improvement before it stops early")
     dev_sentences: int = setting(300, "dev sentences scored at most")
+
+    def resolved(self, *, from_scratch: bool = False) -> FineTuneConfig:
+        """Return these settings with the learning rate that 0 stands for."""
+        return replace(self, learning_rate=self.learning_rate or (4e-3 if from_scratch else 1e-3))
 
 
 RANGES = (
@@ -185,15 +189,15 @@ RANGES = (
     ),
     (
         "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
-        "batch.pass_tokens fine_tune.weight_decay fine_tune.clip_norm fine_tune.min_updates run.checkpoint_minutes "
-        "run.seed",
+        "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm fine_tune.min_updates "
+        "run.checkpoint_minutes run.seed",
         0,
         math.inf,
         "not be negative",
         "Give 0 or more.",
     ),
     (
-        "outer.learning_rate fine_tune.learning_rate model.lexicon_temperature adapter.alpha",
+        "outer.learning_rate model.lexicon_temperature adapter.alpha",
         0,
         math.inf,
         "be above 0",

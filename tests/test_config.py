@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metanmt.config import CONFIGS, Config, ModelConfig, OuterConfig, RunConfig, load_config
+from metanmt.config import CONFIGS, Config, FineTuneConfig, ModelConfig, OuterConfig, RunConfig, load_config
 from metanmt.errors import ConfigError
 from metanmt.sections import build, describe, override, to_toml
 
@@ -193,3 +193,10 @@ def test_what_is_not_an_override(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an override") as error:
         override({}, [text])
     assert "section.key=value" in error.value.remedy
+
+
+def test_a_rate_of_zero_stands_for_the_one_that_fits() -> None:
+    assert FineTuneConfig().resolved().learning_rate == 1e-3
+    assert FineTuneConfig().resolved(from_scratch=True).learning_rate == 4e-3
+    given = FineTuneConfig(learning_rate=0.02)
+    assert given.resolved() == given.resolved(from_scratch=True) == given

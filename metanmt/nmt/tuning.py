@@ -155,7 +155,7 @@ def fine_tune(
         label: for the progress bar.
         stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
-    dev = dev.head(config.dev_sentences)
+    config, dev = config.resolved(), dev.head(config.dev_sentences)
     loss = Loss(config.label_smoothing, precision)
     judge = Loss(0.0, precision)
     set_pair(model, pair)

@@ -91,6 +91,7 @@ def run(
         raise UsageError(
             f"The set {text.train_set!r} is to be adapted on and chosen by.", "Give another --dev-set, or --train-set."
         )
+    config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), out, seed)
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")

@@ -39,6 +39,7 @@ def test_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> Non
     assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
     assert 0 < facts["train_words"] <= 200
     assert facts["updates"] == 4
+    assert facts["config"]["learning_rate"] == 1e-3
     written = json.loads((tmp_path / "tuned" / "fine_tune.json").read_text(encoding="utf-8"))
     assert {**written, "model": str(tmp_path / "tuned")} == facts
     again = adapt(run_folder, "fi-en", tmp_path / "again", Text(data=data, budget_words=200), seed=3)
@@ -102,6 +103,7 @@ def test_what_is_too_long_is_said(
 def test_from_scratch_on_a_data_folder(data: Path, tmp_path: Path) -> None:
     facts = adapt("none", "fi-en", tmp_path / "tuned", Text(data=data))
     assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
+    assert facts["config"]["learning_rate"] == 4e-3
 
 
 Case = Callable[[Path, Path, tuple[Path, Path], Path], tuple[Any, str, Text]]
