@@ -110,6 +110,7 @@ def make_parrot(tokenizer: Tokenizer) -> PreTrainedModel:
     initialise(model)
     bitext = make_bitext(tokenizer, LEARNED)
     settings = FineTuneConfig(
+        optimizer="adamw",
         learning_rate=3e-3,
         dropout=0.0,
         label_smoothing=0.1,
