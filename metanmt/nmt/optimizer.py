@@ -31,7 +31,7 @@ def make_optimizer(
         weight_decay: decoupled, of both.
     """
     if name == "muon":
-        return Muon(groups, layer_matrices(model), lr=learning_rate, beta2=beta2, weight_decay=weight_decay)
+        return MuonAdamW(groups, layer_matrices(model), lr=learning_rate, beta2=beta2, weight_decay=weight_decay)
     return _adamw(groups, lr=learning_rate, beta2=beta2, weight_decay=weight_decay)
 
 
@@ -48,7 +48,7 @@ def layer_matrices(model: nn.Module) -> list[torch.Tensor]:
     ]
 
 
-class Muon(torch.optim.Optimizer):
+class MuonAdamW(torch.optim.Optimizer):
     """Muon for the matrices of layers, AdamW for embeddings, biases and norms, as one optimiser.
 
     Muon's update is the momentum's nearest orthogonal matrix, by five Newton-Schulz iterations in bfloat16: every

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig
 from metanmt.nmt.adapter import passing_adapter
-from metanmt.nmt.optimizer import Muon, layer_matrices, make_optimizer
+from metanmt.nmt.optimizer import MuonAdamW, layer_matrices, make_optimizer
 from tests import toy
 
 RATE = 1e-2
@@ -130,7 +130,7 @@ def test_one_of_the_two_may_have_nothing_to_do(model: PreTrainedModel, embedding
 
 def test_a_weight_without_a_gradient_stays(model: PreTrainedModel) -> None:
     optimizer = optimizer_of(model, decay=0.1)
-    assert isinstance(optimizer, Muon)
+    assert isinstance(optimizer, MuonAdamW)
     before = toy.weights_hash(model)
     optimizer.step()
     assert toy.weights_hash(model) == before
