@@ -51,6 +51,7 @@ SETTINGS = (
     "outer.meta_batch_size=2",
     "outer.warmup_steps=5",
     "outer.learning_rate=3e-3",
+    "outer.optimizer=muon",  # and AdamW for the embeddings: the moments of both
     "batch.max_tokens=120",
     "validation.times=4",
     "validation.updates=2",
