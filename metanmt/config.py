@@ -161,6 +161,7 @@ class FineTuneConfig:
     min_updates: int = setting(60, "updates at least, however small the corpus")
     max_updates: int = setting(20_000, "updates at most, however large the corpus")
     warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows")
+    soup: int = setting(1, "runs whose weights are averaged: a point or so better, for so many times the time")
     dropout: float = setting(0.2, "dropout probability")
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     weight_decay: float = setting(0.01, "decoupled weight decay")
@@ -181,7 +182,7 @@ RANGES = (
         "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
         "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
         "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "
-        "run.log_every run.keep adapter.rank",
+        "fine_tune.soup run.log_every run.keep adapter.rank",
         1,
         math.inf,
         "be at least 1",

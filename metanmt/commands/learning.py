@@ -210,10 +210,11 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         print_json(facts)
         _say_if_stopped(facts, arguments.out)
         return
-    first, best = facts["history"][0], facts["best"]
+    first, best, averaged = facts["history"][0], facts["best"], facts["averaged"]
+    where = f"average of {averaged} runs" if averaged else f"at update {best['update']} of {facts['updates']}"
     print(
         f"{arguments.out}: dev chrF++ {first['chrf']:.1f} -> {best['chrf']:.1f}, BLEU {first['bleu']:.1f} -> "
-        f"{best['bleu']:.1f} (greedy) at update {best['update']} of {facts['updates']}, "
+        f"{best['bleu']:.1f} (greedy), {where}, "
         f"{facts['sentences']:,} pairs, {facts['train_words']:,} words, {duration(facts['elapsed_seconds'])}, "
         f"{facts['weights_bytes'] / 1e6:.1f} MB"
     )

@@ -21,7 +21,7 @@ from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
-SELECTION = ("metric", "dev_sentences", "evaluations", "patience")
+SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""
 
 

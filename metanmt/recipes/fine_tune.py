@@ -24,7 +24,8 @@ from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, load_with_adapter, save_checkpoint
 from metanmt.nmt.model import make_model, set_head, update_weights
-from metanmt.nmt.tuning import fine_tune, hold_out
+from metanmt.nmt.soup import fine_tune_soup
+from metanmt.nmt.tuning import hold_out
 from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
@@ -96,7 +97,7 @@ def run(
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
     with Interruption() as interruption:
-        report = fine_tune(
+        report = fine_tune_soup(
             network.to(device()),
             tokenizer,
             pair,

@@ -60,7 +60,7 @@ def test_three_languages_from_text_to_tokens(tmp_path: Path) -> None:
     assert not judged & trained
 
 
-@pytest.mark.parametrize("name", ["europe", "evidence", "evidence-bible", "evidence-sources"])
+@pytest.mark.parametrize("name", ["europe", "europe-sources", "evidence", "evidence-bible", "evidence-sources"])
 def test_shipped_comparisons_find_the_words_of_their_budgets(name: str) -> None:
     compare = load_compare(Path(name))
     domain = {"train": "tatoeba", "train-bible": "bible"}[compare.train_set]
