@@ -161,6 +161,9 @@ class FineTuneConfig:
     min_updates: int = setting(60, "updates at least, however small the corpus")
     max_updates: int = setting(20_000, "updates at most, however large the corpus")
     warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows")
+    average_share: float = setting(
+        0.2, "share of the updates so far, the last of them, whose weights are averaged, then scored; 0: none"
+    )
     soup: int = setting(1, "runs whose weights are averaged: a point or so better, for so many times the time")
     dropout: float = setting(0.2, "dropout probability")
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
@@ -206,7 +209,7 @@ RANGES = (
     ),
     (
         "outer.joint_share outer.first_share outer.parent_share inner.first_order_share inner.multi_step_share "
-        "fine_tune.warmup_share outer.label_smoothing fine_tune.label_smoothing",
+        "fine_tune.warmup_share fine_tune.average_share outer.label_smoothing fine_tune.label_smoothing",
         0,
         1,
         "lie between 0 and 1",

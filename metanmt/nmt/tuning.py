@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -143,6 +144,8 @@ def fine_tune(
 ) -> TuningReport:
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
 
+    What is scored on the dev set and kept is the average of the weights over the last updates, not those themselves.
+
     Args:
         model: on its device; in evaluation mode afterwards, with the same parameters trainable as before.
         tokenizer: for the dev references.
@@ -178,8 +181,8 @@ def fine_tune(
         weight_decay=config.weight_decay,
     )
     total = planned_updates(train, config)
-    between = max(1, round(total / config.evaluations))
-    best_weights, halvings = [weight.detach().clone() for weight in moving], 0
+    between, halvings = max(1, round(total / config.evaluations)), 0
+    average, best_weights = ([weight.detach().clone() for weight in moving] for _ in range(2))
     with Progress(label, total, "updates") as progress:
         for update, batch in enumerate(_batches(train, total, config, micro_tokens, tokenizer.pad_id, seed), start=1):
             seed_torch(seed, update)
@@ -189,14 +192,18 @@ def fine_tune(
             halvings = _accumulate_gradient(model, optimizer, loss, batch, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
+            # A polynomial-decay average (Shamir, Zhang 2013) with eta = 1 / share - 1.
+            lately = 1 / (1 + config.average_share * (update - 1))
+            torch._foreach_lerp_(average, [weight.detach() for weight in moving], lately)
             report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
             report.interrupted = update < total and stop()
             if update == total or (update % between == 0 and not report.interrupted):
-                now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
+                with _swapped(moving, average):
+                    now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
                 report.history.append(now)
                 if now.value(config.metric) > report.best.value(config.metric):
                     report.best = now
-                    torch._foreach_copy_(best_weights, [weight.detach() for weight in moving])
+                    torch._foreach_copy_(best_weights, average)
             progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
             if report.interrupted or len(report.history) - 1 - report.history.index(report.best) >= config.patience:
                 break
@@ -234,6 +241,23 @@ def _accumulate_gradient(
         torch.cuda.empty_cache()
         say("Out of memory: micro-batches of half the size from here on.")
         batch, halvings = smaller, halvings + 1
+
+
+@contextmanager
+def _swapped(weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Let two lists of tensors have each other's values within the context; memory is that of the largest one."""
+
+    def swap() -> None:
+        for weight, other in zip(weights, others, strict=True):
+            value = weight.detach().clone()
+            weight.data.copy_(other)
+            other.copy_(value)
+
+    swap()
+    try:
+        yield
+    finally:
+        swap()
 
 
 def _batches(

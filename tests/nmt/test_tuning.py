@@ -103,6 +103,37 @@ def test_weights_from_the_middle_are_kept(
     assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_what_is_scored_and_kept_is_an_average_over_the_last_updates(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext, share: float
+) -> None:
+    """Share 1 is the plain mean of all updates; 0.2 that of the last fifth or so, by eta = 4 of Shamir and Zhang."""
+    path: list[list[torch.Tensor]] = []
+
+    def watch() -> bool:  # asked after every update but the last
+        path.append([weight.detach().clone() for weight in fresh.parameters()])
+        return False
+
+    def tuned(average_share: float) -> TuningReport:
+        toy.initialise(fresh)
+        settings = replace(SETTINGS, min_updates=6, max_updates=6, evaluations=2, average_share=average_share)
+        return fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=1, precision="float32", stop=watch)
+
+    tuned(0.0)
+    path.append([weight.detach().clone() for weight in fresh.parameters()])
+    average = path[0]
+    for number, weights in enumerate(path[1:], start=2):
+        new = (1 / share) / (number + 1 / share - 1) if share else 1.0
+        average = [(1 - new) * old + new * weight for old, weight in zip(average, weights, strict=True)]
+    report = tuned(share)
+    assert report.best.update == 6
+    for weight, expected in zip(fresh.parameters(), average, strict=True):
+        torch.testing.assert_close(weight.detach(), expected)
+    for weight, unaveraged in zip(path[-1], path[4], strict=True):
+        assert torch.equal(weight, unaveraged), "the updates themselves go on from where they are"
+    assert dev_loss(fresh, tokenizer, dev) == pytest.approx(report.best.loss, rel=1e-6)
+
+
 def test_a_stop_keeps_the_best_so_far(
     fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext
 ) -> None:
