@@ -210,8 +210,8 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         print_json(facts)
         _say_if_stopped(facts, arguments.out)
         return
-    first, best, averaged = facts["history"][0], facts["best"], facts["averaged"]
-    where = f"average of {averaged} runs" if averaged else f"at update {best['update']} of {facts['updates']}"
+    first, best, soup = facts["history"][0], facts["best"], facts["soup"]
+    where = f"average of {soup} runs" if soup else f"at update {best['update']} of {facts['updates']}"
     print(
         f"{arguments.out}: dev chrF++ {first['chrf']:.1f} -> {best['chrf']:.1f}, BLEU {first['bleu']:.1f} -> "
         f"{best['bleu']:.1f} (greedy), {where}, "

@@ -75,7 +75,7 @@ def fine_tune_soup(
         report.history.append(of_soup)
         mean = fmean(run.best.value(config.metric) for run in counted)
         if of_soup.value(config.metric) >= mean:
-            report.best, report.averaged = of_soup, len(counted)
+            report.best, report.soup = of_soup, len(counted)
         else:
             torch._foreach_copy_(weights, best)
             say(f"The average of {len(counted)} runs is worse than they are: the best of them is kept.")

@@ -56,7 +56,7 @@ class TuningReport:
     updates: int = 0
     target_tokens: int = 0
     sentences: int = 0
-    averaged: int = 0  # fine-tunings whose weights the result is the average of
+    soup: int = 0  # fine-tunings whose weights the result is the average of, if any
     interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_the_average_of_the_runs_is_left_in_the_model(
     runs: Runs,
 ) -> None:
     report = tune()
-    assert len(runs) == report.averaged == 3
+    assert len(runs) == report.soup == 3
     assert len({weights[0].sum().item() for weights, _ in runs}) == 3, "an order and dropout of its own"
     for weight, *parts in zip(model.parameters(), *(weights for weights, _ in runs), strict=True):
         torch.testing.assert_close(weight.detach(), torch.stack(parts).mean(dim=0))
@@ -117,7 +117,7 @@ def test_every_run_begins_with_the_unadapted_weights_and_the_first_is_that_witho
     model.load_state_dict(learned)
     alone = tune(soup=1)
     assert alone == runs[0][1] == runs[3][1]
-    assert alone.averaged == 0
+    assert alone.soup == 0
     for weight, of_first in zip(model.parameters(), runs[0][0], strict=True):
         assert torch.equal(weight, of_first)
 
@@ -140,7 +140,7 @@ def test_an_average_that_is_worse_than_its_runs_gives_way_to_the_best_of_them(
     toy.initialise(model)
     report = tune(learning_rate=5e-2, dropout=0.3, min_updates=60, max_updates=60, average_share=0.0)
     best = min(runs, key=lambda run: run[1].best.loss)
-    assert report.averaged == 0
+    assert report.soup == 0
     assert report.best.loss == best[1].best.loss < report.history[-1].loss
     assert report.best in report.history
     for weight, of_best in zip(model.parameters(), best[0], strict=True):
@@ -151,7 +151,7 @@ def test_an_average_that_is_worse_than_its_runs_gives_way_to_the_best_of_them(
 def test_runs_that_gain_nothing_leave_the_unadapted_model(model: PreTrainedModel, tune: Tune) -> None:
     before = toy.weights_hash(model)
     report = tune(learning_rate=50.0)
-    assert (report.best.update, report.averaged) == (0, 0)
+    assert (report.best.update, report.soup) == (0, 0)
     assert toy.weights_hash(model) == before
 
 
@@ -167,7 +167,7 @@ def test_a_stop_keeps_the_runs_that_are_finished(
     report = tune(stop=stopping(at))
     assert report.interrupted
     assert report.updates == updates
-    assert report.averaged == (counted if counted > 1 else 0)
+    assert report.soup == (counted if counted > 1 else 0)
     for weight, *parts in zip(model.parameters(), *(weights for weights, _ in runs[:counted]), strict=True):
         torch.testing.assert_close(weight.detach(), torch.stack(parts).mean(dim=0))
 
@@ -176,6 +176,6 @@ def test_a_stop_keeps_the_runs_that_are_finished(
 def test_what_the_strategy_leaves_alone_is_not_averaged_either(model: PreTrainedModel, tune: Tune, update: str) -> None:
     before = [weight.detach().clone() for weight in model.model.encoder.layers.parameters()]
     report = tune(update=update)
-    assert report.averaged == (3 if update == "embeddings" else 0)
+    assert report.soup == (3 if update == "embeddings" else 0)
     for weight, was in zip(model.model.encoder.layers.parameters(), before, strict=True):
         assert torch.equal(weight, was)
