@@ -55,11 +55,13 @@ def run(
     pairs = TokenStore.open(data).pairs("meta-test")
     runs = {learner: out / f"run-{learner}" for learner in LEARNERS}
     for learner, folder in runs.items():
+        first = None if learner == LEARNERS[0] else runs[LEARNERS[0]]  # their joint phase is the same
         settings = [f"outer.max_target_tokens={target_tokens}"] if target_tokens else []
         given = "".join(f" --set {setting}" for setting in (*SHORT, *settings))
+        given += f" --joint-phase {first}" if first else ""
         _command(f"meta-train {CONFIG} --data {data} --learner {learner} --out {folder}{given}")
         config = load_config(Path(CONFIG), [*SHORT, *settings, f"outer.learner={learner}"])
-        meta_train.run(config, data, folder, resume=folder.exists())
+        meta_train.run(config, data, folder, resume=folder.exists(), joint_phase=first)
     rows = []
     for pair in pairs:
         rows += _language(pair, data, out, runs, budget_words)

@@ -249,8 +249,8 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def write_digests(folder: Path) -> None:
-    """Write the SHA-256 of every file below a folder to its `digests.json`."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    """Write the SHA-256 of every other file below a folder to its `digests.json`."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / DIGESTS]
     write_json(folder / DIGESTS, {path.relative_to(folder).as_posix(): digest(path) for path in files})
 
 

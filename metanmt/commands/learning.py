@@ -18,7 +18,7 @@ from metanmt.commands.shared import (
     show,
 )
 from metanmt.config import Config, LearnerName, Update, load_config
-from metanmt.errors import ConfigError
+from metanmt.errors import ConfigError, UsageError
 from metanmt.runlog import duration
 from metanmt.sections import build, override
 
@@ -134,6 +134,12 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
     )
     set_argument(sub)
     sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    sub.add_argument(
+        "--joint-phase",
+        type=Path,
+        metavar="RUN",
+        help="take the joint phase of that run over instead of training it again: the same settings, another learner",
+    )
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -142,9 +148,14 @@ def _meta_train(arguments: argparse.Namespace) -> None:
     short = {"learner": "outer.learner", "parent": "outer.parent", "lexicon": "model.lexicon"}
     given = [f"{key}={value}" for name, key in short.items() if (value := getattr(arguments, name))]
     config = load_config(path, [*arguments.set, *given])
+    if arguments.resume and arguments.joint_phase:
+        raise UsageError("--joint-phase is for a new run.", "Leave it out: --resume goes on from where the run stands.")
     from metanmt.recipes import meta_train
 
-    show(meta_train.run(config, arguments.data, arguments.out, resume=arguments.resume), arguments.json)
+    facts = meta_train.run(
+        config, arguments.data, arguments.out, resume=arguments.resume, joint_phase=arguments.joint_phase
+    )
+    show(facts, arguments.json)
 
 
 def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:

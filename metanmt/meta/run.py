@@ -8,6 +8,7 @@ RUN/tensorboard/         the same for TensorBoard
 RUN/checkpoints/step-N/  a Hugging Face folder, or an adapter alone (nmt/adapter.py); with trainer.safetensors and
                          trainer.json to resume from, and digests.json to check them by
 RUN/best, RUN/last       links to two of these
+RUN/joint                and to the end of the joint phase, which other runs may go on from (meta/joint_phase.py)
 ```
 A checkpoint folder gets its name only when it is complete and flushed, after the metrics up to it, and loses it before
 it is removed; the links are replaced in one operation. So no moment leaves a run without a whole checkpoint, once it
@@ -19,7 +20,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import IO, Any
@@ -46,15 +46,14 @@ from metanmt.files import (
     write_text,
 )
 from metanmt.meta.board import Board, finite
+from metanmt.meta.moments import NOTHING, restore, trainer_tensors
 from metanmt.meta.state import RunState
 from metanmt.nmt.checkpoint import load_state, save_checkpoint
 from metanmt.runlog import say
 from metanmt.runtime import versions
 from metanmt.sections import to_toml
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
-OWN = "learner."  # before the names of what the learner learns beside the initialisation
-NOTHING = nn.Module()
+JOINT = "joint"  # the link to the end of the joint phase
 
 
 class Run:
@@ -148,8 +147,12 @@ class Run:
         tokenizer: Tokenizer,
         pair: Pair,
         own: nn.Module = NOTHING,
+        *,
+        ends_joint: bool = False,
     ) -> None:
         """Write a checkpoint; keep it, those before it that are to be kept, the best one of each, and no other.
+
+        That which ends the joint phase is kept too.
 
         Raises:
             CheckpointError: the run's folder is not there any more.
@@ -162,18 +165,20 @@ class Run:
         if self._metrics is not None and self._board is not None:
             os.fsync(self._metrics.fileno())
             self._board.sync()
-        with new_folder(self._path(state.step), overwrite=True) as folder:
+        with new_folder(self.path(state.step), overwrite=True) as folder:
             save_checkpoint(folder, model, tokenizer, pair, lexicon=True)
-            save_file(_trainer_tensors(model, own, optimizer), str(folder / "trainer.safetensors"))
+            save_file(trainer_tensors(model, own, optimizer), str(folder / "trainer.safetensors"))
             write_json(folder / "trainer.json", asdict(state))
             write_digests(folder)
-        self._link("last", state.step)
-        self._link("best", state.best_step)
-        newest = self._steps()[-self.keep :]
-        keep = {*newest, *(_best_step(self._path(step)) for step in newest)}
+        self.link("last", state.step)
+        self.link("best", state.best_step)
+        if ends_joint:
+            self.link(JOINT, state.step)
+        kept = {*self._steps()[-self.keep :], *(step for step in self._steps() if self._ends_joint(step))}
+        keep = kept | {_best_step(self.path(step)) for step in kept}
         for step in self._steps():
             if step not in keep:
-                remove_folder(self._path(step))
+                remove_folder(self.path(step))
 
     def load(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer, own: nn.Module = NOTHING) -> RunState:
         """Set everything that is learned to the newest whole checkpoint and return where the run stood.
@@ -187,12 +192,12 @@ class Run:
         """
         if self._lock is None:
             return self._read(self._steps()[-1], model, optimizer, own) if self._steps() else RunState()
-        damaged = {step: damage(self._path(step)) for step in self._steps()}
+        damaged = {step: damage(self.path(step)) for step in self._steps()}
         whole = [step for step, reason in damaged.items() if reason is None]
         newest = max(whole, default=0)
         for step, reason in damaged.items():
             if reason is not None and step > newest:
-                say(f"The checkpoint {self._path(step)} is damaged: {reason}.")
+                say(f"The checkpoint {self.path(step)} is damaged: {reason}.")
         if damaged and not whole:
             raise CheckpointError(
                 f"Every checkpoint of {self.folder} is damaged; the newest: {damaged[max(damaged)]}.",
@@ -203,12 +208,14 @@ class Run:
             say(f"Going on from the one before, step {state.step}.")
         for step in damaged:
             if step > newest:
-                remove_folder(self._path(step))
-        self._link("last", newest if whole else None)
+                remove_folder(self.path(step))
+        self.link("last", newest if whole else None)
+        if not any(map(self._ends_joint, whole)):
+            self.link(JOINT, None)
         state = self._with_whole_best(state, whole)
         if self._refit:  # to another device, perhaps
             state = replace(state, micro_tokens=0)
-        self._link("best", state.best_step)
+        self.link("best", state.best_step)
         self._cut_metrics(state.step)
         self._purge_step = state.step + 1
         return state
@@ -233,7 +240,8 @@ class Run:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step lies."""
         return self.folder / "checkpoints" / f"step-{step:08d}"
 
     def _steps(self) -> list[int]:
@@ -242,21 +250,12 @@ class Run:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _read(self, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, own: nn.Module) -> RunState:
-        folder = self._path(step)
+        folder = self.path(step)
         try:
             values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
             state = RunState(**{item.name: values.get(item.name, item.default) for item in fields(RunState)})
-            tensors = load_file(folder / "trainer.safetensors")
             load_state(model, folder)
-            with torch.no_grad():
-                for name, parameter in own.named_parameters():
-                    parameter.copy_(tensors[f"{OWN}{name}"])
-            for name, parameter in _learned(model, own):
-                moments = {part: tensors[f"{name}.{part}"] for part in MOMENTS if f"{name}.{part}" in tensors}
-                if moments:
-                    optimizer.state[parameter] = {
-                        part: tensor.to(parameter.device, copy=True) for part, tensor in moments.items()
-                    }
+            restore(load_file(folder / "trainer.safetensors"), model, own, optimizer)
         except MetanmtError:
             raise
         except Exception as error:
@@ -271,18 +270,22 @@ class Run:
         if state.best_step is None or state.best_step in whole:
             return state
         say(
-            f"The best checkpoint {self._path(state.best_step)} is damaged or missing: the last one stands in for it "
+            f"The best checkpoint {self.path(state.best_step)} is damaged or missing: the last one stands in for it "
             "until the next meta-validation."
         )
         return replace(state, best_step=state.step, best_value=-math.inf)
 
-    def _link(self, link: str, step: int | None) -> None:
+    def _ends_joint(self, step: int) -> bool:
+        return (self.folder / JOINT).resolve() == self.path(step).resolve()
+
+    def link(self, link: str, step: int | None) -> None:
+        """Let a link of the run lead to the checkpoint of a step, or remove it."""
         if step is None:
             (self.folder / link).unlink(missing_ok=True)
             return
         temporary = self.folder / f".{link}.tmp"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.join("checkpoints", self._path(step).name), target_is_directory=True)
+        temporary.symlink_to(os.path.join("checkpoints", self.path(step).name), target_is_directory=True)
         temporary.replace(self.folder / link)
 
     def _cut_metrics(self, step: int) -> None:
@@ -331,18 +334,3 @@ def _best_step(folder: Path) -> int | None:
     except (OSError, ValueError, KeyError):
         return None
     return int(step) if step is not None else None
-
-
-def _learned(model: nn.Module, own: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield every parameter that the optimiser moves, by its name in a checkpoint."""
-    yield from model.named_parameters()
-    yield from ((f"{OWN}{name}", parameter) for name, parameter in own.named_parameters())
-
-
-def _trainer_tensors(model: nn.Module, own: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return what a checkpoint holds beside the model: the optimiser's moments, and what the learner learns itself."""
-    tensors = {f"{OWN}{name}": parameter for name, parameter in own.named_parameters()}
-    for name, parameter in _learned(model, own):
-        moments = optimizer.state.get(parameter, {})
-        tensors |= {f"{name}.{part}": moments[part] for part in MOMENTS if part in moments}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

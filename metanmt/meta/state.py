@@ -60,6 +60,19 @@ class RunState:
             saved_at_seconds=seconds,
         )
 
+    def summary(self) -> dict[str, Any]:
+        """Return what the run has cost and reached up to here."""
+        best = -self.best_value if self.best_metric == "loss" else self.best_value
+        return {
+            "steps": self.step,
+            "target_tokens": self.target_tokens,
+            "gradient_computations": self.gradient_computations,
+            "elapsed_seconds": round(self.elapsed_seconds, 1),
+            "skipped_steps": self.skipped_steps,
+            "best_step": self.best_step,
+            f"best_meta_dev_{self.best_metric}": round(best, 2),
+        }
+
 
 def step_metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:
     """Return the line of metrics.jsonl for an outer step; losses are the means over all ranks."""
@@ -82,6 +95,11 @@ def validations_due(target_tokens: int, config: Config) -> int:
     """Return how many meta-validations there should have been after `target_tokens`; at the end one at least."""
     limit = config.outer.max_target_tokens
     return max(config.validation.times * target_tokens // limit, int(target_tokens >= limit))
+
+
+def joint_phase_over(config: Config, target_tokens: int) -> bool:
+    """Return whether the share of the cost that is joint training in any case has been spent."""
+    return target_tokens >= config.outer.joint_share * config.outer.max_target_tokens
 
 
 def stop_if_diverged(state: RunState, outer: OuterConfig) -> None:

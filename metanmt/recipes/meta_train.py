@@ -14,12 +14,13 @@ from metanmt.data.tokenizer import load_tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import DeviceMemoryError
 from metanmt.meta.distributed import Ranks, joined_ranks
+from metanmt.meta.joint_phase import JointPhase
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import StepReport, learning_rate, outer_optimizer, outer_step, set_learning_rate
 from metanmt.meta.parent import choose_parent, named_parent
 from metanmt.meta.run import Run
-from metanmt.meta.state import Clock, RunState, step_metrics, stop_if_diverged, validations_due
+from metanmt.meta.state import Clock, RunState, joint_phase_over, step_metrics, stop_if_diverged, validations_due
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks, named_pairs
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import make_with_adapter
@@ -32,7 +33,9 @@ from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
 SMALLEST_MICRO_TOKENS = 64
 
 
-def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[str, Any]:
+def run(
+    config: Config, data: Path, out: Path, *, resume: bool = False, joint_phase: Path | None = None
+) -> dict[str, Any]:
     """Meta-train as configured and return what the run cost and reached.
 
     The best checkpoint by meta-validation is `out/best`, the last one `out/last`; both are Hugging Face folders.
@@ -43,14 +46,18 @@ def run(config: Config, data: Path, out: Path, *, resume: bool = False) -> dict[
         data: a folder that `metanmt prepare` wrote.
         out: the run's folder.
         resume: continue the run that is there; without it an existing run is refused.
+        joint_phase: a run whose joint phase a new one takes over.
     """
     store = TokenStore.open(data)
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
         training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
+        phase = JointPhase(joint_phase, config, store.training_digest) if joint_phase and not resume else None
         files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
-            training.start(files, interruption, resume=resume)
+            if phase is not None and ranks.first:
+                phase.copy_to(files)
+            training.start(files, interruption, resume=resume or phase is not None)
             training.until_done()
             if interruption.requested:
                 training.stop()
@@ -97,6 +104,7 @@ class _Training:
         self.files, self.interruption = files, interruption
         self.state = self.loaded() if resume else RunState()
         self.clock = Clock(self.state.elapsed_seconds)
+        self.joint_phase_saved = self.joint_phase_over()
         if self.state.step == 0:
             outer, processes = self.config.outer, f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
             say(
@@ -190,7 +198,7 @@ class _Training:
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step and log it; return whether any process was asked to stop."""
-        phase = "transfer" if self.learner.one_task else phase_of(self.config, self.state.target_tokens)
+        phase = self.config.outer.learner if self.joint_phase_over() else "joint"
         if not self.learner.one_task:
             first = self.state.target_tokens < self.config.outer.first_share * self.config.outer.max_target_tokens
             self.sampler.only(*(self.first_tasks if first else self.tasks))
@@ -273,9 +281,16 @@ class _Training:
             self.state = state.validated(value, config.validation.metric, due=due, seconds=self.clock())
             self.save()
         elif (
-            stopping or self.asked_alone() or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes
+            stopping
+            or self.asked_alone()
+            or self.joint_phase_over() > self.joint_phase_saved
+            or self.clock() - state.saved_at_seconds > 60 * config.run.checkpoint_minutes
         ):
             self.save()
+
+    def joint_phase_over(self) -> bool:
+        """Return whether a joint phase, if there is one, has been gone through."""
+        return self.learner.one_task or joint_phase_over(self.config, self.state.target_tokens)
 
     def validations_due(self) -> int:
         """Return how many meta-validations there should have been by now."""
@@ -307,42 +322,27 @@ class _Training:
         """Write a checkpoint of the run as it stands."""
         now, self.saved_step = self.clock(), self.state.step
         self.state = replace(self.state, elapsed_seconds=now, saved_at_seconds=now)
-        pair = self.tasks[0].pair
-        self.files.save(self.state, self.initialization, self.optimizer, self.tokenizer, pair, self.learner.own)
+        ends_joint = self.joint_phase_over() > self.joint_phase_saved
+        trained = self.initialization, self.optimizer, self.tokenizer, self.tasks[0].pair, self.learner.own
+        self.files.save(self.state, *trained, ends_joint=ends_joint)
+        self.joint_phase_saved |= ends_joint
 
     def survive(self, error: RuntimeError) -> None:
         """Save what the steps before reached when another process has died in this one, and say so.
 
         The initialisation has not moved yet: it does so only after the gradients of all have arrived.
         """
-        if (
-            self.ranks.size > 1
-            and self.ranks.first
-            and self.state.step
-            and not isinstance(error, torch.OutOfMemoryError)
-        ):
+        elsewhere = self.ranks.size > 1 and not isinstance(error, torch.OutOfMemoryError)
+        if elsewhere and self.ranks.first and self.state.step:
             self.save()
             say(f"A process failed; step {self.state.step} is saved, and meta-train --resume goes on from it.")
 
     def summary(self) -> dict[str, Any]:
         """Return what the run cost and reached."""
-        state, metric_is_loss = self.state, self.state.best_metric == "loss"
         return {
             "run": str(self.files.folder),
             "learner": self.config.outer.learner,
             "processes": self.ranks.size,
-            "steps": state.step,
-            "target_tokens": state.target_tokens,
-            "gradient_computations": state.gradient_computations,
-            "elapsed_seconds": round(state.elapsed_seconds, 1),
             "peak_memory_bytes": peak_memory_bytes(),
-            "skipped_steps": state.skipped_steps,
-            "best_step": state.best_step,
-            f"best_meta_dev_{state.best_metric}": round(-state.best_value if metric_is_loss else state.best_value, 2),
+            **self.state.summary(),
         }
-
-
-def phase_of(config: Config, target_tokens: int) -> str:
-    """Return the learner in force after `target_tokens`: joint training first, for its share of the cost."""
-    joint = config.outer.joint_share * config.outer.max_target_tokens
-    return "joint" if target_tokens < joint else config.outer.learner

@@ -1,0 +1,98 @@
+"""The joint phase of a run, taken over by another: learners that begin with the same one need it trained once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from metanmt.config import Config, load_config
+from metanmt.errors import CheckpointError, UsageError
+from metanmt.files import damage, named_errors, new_folder, write_digests, write_text
+from metanmt.meta.moments import OWN
+from metanmt.meta.run import JOINT, Run, data_digest
+from metanmt.runlog import say
+
+FREE = {
+    *("outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share"),
+    *("run.keep", "run.log_every", "run.checkpoint_minutes"),
+}
+"""Settings that a joint phase does not depend on, beside those of the inner loop."""
+
+
+class JointPhase:
+    """The end of a run's joint phase, for a run of another learner to go on from.
+
+    What that learns is the same, bit for bit, as if it had trained the phase itself, and counted as if it had.
+
+    Args:
+        source: the run that has trained it; it may be running still.
+        config: of the new run.
+        digest: of the data of the new run.
+
+    Raises:
+        UsageError: there is no such run, or it is not through with the phase, or its configuration differs in what the
+            phase depends on, or the new run has no such phase.
+        CheckpointError: it was trained on other data, or the checkpoint is damaged.
+    """
+
+    def __init__(self, source: Path, config: Config, digest: str) -> None:
+        self.source = source
+        if not (source / "config.toml").is_file():
+            raise UsageError(f"{source} is no run.", "Give the folder of a meta-train run by --joint-phase.")
+        if config.outer.learner == "transfer":
+            raise UsageError("Learner transfer has no joint phase.", "Leave --joint-phase out.")
+        if differences := [*_differences(config, load_config(source / "config.toml"))]:
+            raise UsageError(
+                f"The joint phase of {source} is another one: {', '.join(differences)}.",
+                "Give both runs the same settings, learner and inner loop aside; or leave --joint-phase out.",
+            )
+        if data_digest(source) not in (None, digest):
+            raise CheckpointError(f"The run {source} was trained on other data.", "Give the --data it was made from.")
+        if not (source / JOINT).is_dir():
+            raise UsageError(
+                f"{source} has no end of a joint phase (outer.joint_share = {config.outer.joint_share:g}).",
+                "Wait until it is through with it, or leave --joint-phase out.",
+            )
+        if reason := damage(source / JOINT):
+            raise CheckpointError(f"{source / JOINT} is damaged: {reason}.", "Leave --joint-phase out.")
+
+    def copy_to(self, run: Run) -> None:
+        """Write its checkpoint, the best one up to there, and the metrics into a new run, to be loaded there."""
+        with named_errors(self.source):
+            self._copy(run)
+
+    def _copy(self, run: Run) -> None:
+        state = json.loads((self.source / JOINT / "trainer.json").read_text(encoding="utf-8"))
+        for step in {state["step"], state["best_step"] or state["step"]}:
+            with new_folder(run.path(step)) as folder:
+                shutil.copytree(Run(self.source).path(step), folder, dirs_exist_ok=True)
+                _without_learner(folder)
+        run.link(JOINT, state["step"])
+        # What they say of later steps is cut, or hidden, when the run is loaded.
+        write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))
+        shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
+        say(f"The joint phase of {self.source}, up to step {state['step']:,}, is taken over.")
+
+
+def _differences(config: Config, other: Config) -> Iterator[str]:
+    """Yield the settings that differ and matter, each with both values."""
+    ours, theirs = asdict(config), asdict(other)
+    for section, values in ours.items():
+        for key, value in values.items():
+            if section != "inner" and f"{section}.{key}" not in FREE and value != theirs[section][key]:
+                yield f"{section}.{key} is {theirs[section][key]!r} there and {value!r} here"
+
+
+def _without_learner(folder: Path) -> None:
+    """Take out what the learner of that run learns itself."""
+    path = folder / "trainer.safetensors"
+    tensors = load_file(path)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(OWN)}
+    if len(kept) < len(tensors):
+        save_file(kept, str(path))
+        write_digests(folder)
