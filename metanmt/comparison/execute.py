@@ -26,6 +26,8 @@ from metanmt.data.store import TokenStore
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
 from metanmt.files import lock_folder, new_folder, write_json
+from metanmt.meta.joint_phase import same_joint_phase
+from metanmt.meta.run import JOINT
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
 from metanmt.runlog import Progress, say
 from metanmt.runtime import versions
@@ -53,6 +55,7 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
     try:
         pieces = missing(plan, store, out)
         jobs = job_count(jobs, len(pieces))
+        pieces = sharing(plan, out, pieces, jobs)
         if jobs > 1:
             say(f"{len(pieces)} pieces of work, {jobs} at a time, each with {thread_count(jobs)} CPU threads")
         with Progress("compare", sum(piece.cost for piece in pieces), "target tokens") as progress:
@@ -75,6 +78,33 @@ def missing(plan: Plan, store: TokenStore, out: Path) -> list[Piece]:
             name = str(cell.path.relative_to("results"))
             pieces.append(Piece(name, cell, cost, after=cell.arm if cell.arm in after else None))
     return pieces
+
+
+def sharing(plan: Plan, out: Path, pieces: list[Piece], jobs: int) -> list[Piece]:
+    """Return the pieces with each meta-training behind the one whose joint phase it takes over, if there is one.
+
+    The results are the same. With a process for every meta-training nothing is gained by waiting.
+    """
+    trainings = {piece.name for piece in pieces if isinstance(piece.item, Arm)}
+
+    def shared(piece: Piece) -> Piece:
+        source = _source(plan, piece.item) if piece.name in trainings else None
+        if source is None or plan.run(piece.item, out).exists():
+            return piece
+        waits = source.name in trainings
+        if len(trainings) <= jobs if waits else not (plan.run(source, out) / JOINT).is_dir():
+            return piece
+        cost = piece.cost * (1 - piece.item.config.outer.joint_share)
+        return replace(piece, cost=cost, after=source.name if waits else None)
+
+    return [shared(piece) for piece in pieces]
+
+
+def _source(plan: Plan, arm: Arm) -> Arm | None:
+    """Return the first arm that begins with the same joint phase, unless that is this one."""
+    same = (other for other in plan.arms if other.trained and same_joint_phase(arm.config, other.config))
+    first = next(same, arm)
+    return first if first.name != arm.name else None
 
 
 def _work(plan: Plan, store: TokenStore, out: Path, item: Arm | Cell) -> None:
@@ -139,7 +169,11 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
 
 def _meta_train(plan: Plan, arm: Arm, store: TokenStore, out: Path) -> None:
     summary = summary_file(plan, arm, out)
-    facts = meta_train.run(arm.config, store.folder, summary.parent, resume=summary.parent.exists())
+    source = _source(plan, arm)
+    joint_phase = plan.run(source, out) if source and (plan.run(source, out) / JOINT).is_dir() else None
+    facts = meta_train.run(
+        arm.config, store.folder, summary.parent, resume=summary.parent.exists(), joint_phase=joint_phase
+    )
     write_json(summary, facts)
 
 

@@ -79,6 +79,12 @@ class JointPhase:
         say(f"The joint phase of {self.source}, up to step {state['step']:,}, is taken over.")
 
 
+def same_joint_phase(config: Config, other: Config) -> bool:
+    """Return whether runs of two configurations begin with the same joint phase."""
+    learners = config.outer.learner, other.outer.learner
+    return config.outer.joint_share > 0 and "transfer" not in learners and not any(_differences(config, other))
+
+
 def _differences(config: Config, other: Config) -> Iterator[str]:
     """Yield the settings that differ and matter, each with both values."""
     ours, theirs = asdict(config), asdict(other)

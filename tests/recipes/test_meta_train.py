@@ -33,10 +33,13 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 def test_the_run_folder_is_whole(run_folder: Path) -> None:
     names = {path.name for path in run_folder.iterdir()}
-    assert names == {"config.toml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "last"}
+    assert names == {"config.toml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "last", "joint"}
     assert not list(run_folder.rglob("*.tmp"))
     assert (run_folder / "best" / "model.safetensors").is_file()
-    assert len(list((run_folder / "checkpoints").iterdir())) <= 2
+    linked = {(run_folder / link).resolve() for link in ("best", "last", "joint")}
+    checkpoints = {path.resolve() for path in (run_folder / "checkpoints").iterdir()}
+    assert linked <= checkpoints
+    assert len(checkpoints) <= 4, "two that are newest, the end of the joint phase, the best one of each"
 
 
 def test_the_loss_falls_and_the_phases_follow_each_other(run_folder: Path) -> None:

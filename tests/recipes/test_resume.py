@@ -203,10 +203,10 @@ def test_a_kill_between_a_meta_validation_and_its_checkpoint(
     meta_train.run(config, data, tmp_path / "whole")
     save = meta_train.Run.save
 
-    def killed(self: Any, state: Any, *arguments: Any) -> None:
+    def killed(self: Any, state: Any, *arguments: Any, **options: Any) -> None:
         if state.validations:
             raise SystemExit("killed")
-        save(self, state, *arguments)
+        save(self, state, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(meta_train.MetaValidation, "__call__", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
