@@ -68,14 +68,14 @@ class JointPhase:
 
     def _copy(self, run: Run) -> None:
         state = json.loads((self.source / JOINT / "trainer.json").read_text(encoding="utf-8"))
-        for step in {state["step"], state["best_step"] or state["step"]}:
+        # First what is cut, or hidden, behind the step that a run is loaded at: a kill here leaves one to resume.
+        write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))
+        shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
+        for step in sorted({state["best_step"] or state["step"], state["step"]}):
             with new_folder(run.path(step)) as folder:
                 shutil.copytree(Run(self.source).path(step), folder, dirs_exist_ok=True)
                 _without_learner(folder)
         run.link(JOINT, state["step"])
-        # What they say of later steps is cut, or hidden, when the run is loaded.
-        write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))
-        shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
         say(f"The joint phase of {self.source}, up to step {state['step']:,}, is taken over.")
 
 

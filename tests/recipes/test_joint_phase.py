@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
+from metanmt.meta import joint_phase
 from metanmt.recipes import meta_train
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config
@@ -70,6 +71,29 @@ def test_a_run_that_took_it_over_is_resumed_and_is_a_source_itself(
         other = small_config(*SHORT, "outer.learner=reptile")
         meta_train.run(other, data, tmp_path / f"after-{source}", joint_phase=tmp_path / source)
     assert differences(fingerprint(tmp_path / "after-whole"), fingerprint(tmp_path / "after-meta-sgd")) == []
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_a_kill_while_it_is_copied_leaves_a_run_to_resume(
+    copied: int, data: Path, tmp_path: Path, joint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(*SHORT)
+    done = 0
+
+    def killed(folder: Path) -> None:
+        nonlocal done
+        if done == copied:
+            raise SystemExit("killed")
+        done += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(joint_phase, "_without_learner", killed)
+        with pytest.raises(SystemExit):
+            meta_train.run(config, data, tmp_path / "run", joint_phase=joint)
+    assert len([*(tmp_path / "run").glob("checkpoints/step-*")]) == copied
+    meta_train.run(config, data, tmp_path / "run", resume=True)
+    meta_train.run(config, data, tmp_path / "whole")
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
 
 
 @pytest.mark.parametrize(
