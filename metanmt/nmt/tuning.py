@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CorpusError, DeviceMemoryError
+from metanmt.nmt.average import WeightAverage
 from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
@@ -172,17 +172,11 @@ def fine_tune(
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     moving = move_only(model, config.update)
     set_dropout(model, config.dropout)
-    optimizer = make_optimizer(
-        config.optimizer,
-        model,
-        [{"params": moving}],
-        learning_rate=config.learning_rate,
-        beta2=BETA2,
-        weight_decay=config.weight_decay,
-    )
+    rates = {"learning_rate": config.learning_rate, "beta2": BETA2, "weight_decay": config.weight_decay}
+    optimizer = make_optimizer(config.optimizer, model, [{"params": moving}], **rates)
     total = planned_updates(train, config)
     between, halvings = max(1, round(total / config.evaluations)), 0
-    average, best_weights = ([weight.detach().clone() for weight in moving] for _ in range(2))
+    average = WeightAverage(moving, config.average_share)
     with Progress(label, total, "updates") as progress:
         for update, batch in enumerate(_batches(train, total, config, micro_tokens, tokenizer.pad_id, seed), start=1):
             seed_torch(seed, update)
@@ -192,23 +186,20 @@ def fine_tune(
             halvings = _accumulate_gradient(model, optimizer, loss, batch, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
-            # A polynomial-decay average (Shamir, Zhang 2013) with eta = 1 / share - 1.
-            lately = 1 / (1 + config.average_share * (update - 1))
-            torch._foreach_lerp_(average, [weight.detach() for weight in moving], lately)
+            average.update()
             report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
             report.interrupted = update < total and stop()
             if update == total or (update % between == 0 and not report.interrupted):
-                with _swapped(moving, average):
+                with average.in_place():
                     now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
                 report.history.append(now)
                 if now.value(config.metric) > report.best.value(config.metric):
                     report.best = now
-                    torch._foreach_copy_(best_weights, average)
+                    average.keep()
             progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
             if report.interrupted or len(report.history) - 1 - report.history.index(report.best) >= config.patience:
                 break
-    with torch.no_grad():
-        torch._foreach_copy_([weight.data for weight in moving], best_weights)
+    average.set_best()
     for parameter, moved_before in trainable:
         parameter.requires_grad_(moved_before)
         parameter.grad = None
@@ -241,23 +232,6 @@ def _accumulate_gradient(
         torch.cuda.empty_cache()
         say("Out of memory: micro-batches of half the size from here on.")
         batch, halvings = smaller, halvings + 1
-
-
-@contextmanager
-def _swapped(weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Let two lists of tensors have each other's values within the context; memory is that of the largest one."""
-
-    def swap() -> None:
-        for weight, other in zip(weights, others, strict=True):
-            value = weight.detach().clone()
-            weight.data.copy_(other)
-            other.copy_(value)
-
-    swap()
-    try:
-        yield
-    finally:
-        swap()
 
 
 def _batches(
