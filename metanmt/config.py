@@ -164,7 +164,7 @@ class FineTuneConfig:
     average_share: float = setting(
         0.2, "share of the updates so far, the last of them, whose weights are averaged, then scored; 0: none"
     )
-    soup: int = setting(1, "runs whose weights are averaged: a point or so better, for so many times the time")
+    soup: int = setting(1, "runs whose weights are averaged: a little better, for so many times the time")
     dropout: float = setting(0.2, "dropout probability")
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     weight_decay: float = setting(0.01, "decoupled weight decay")
