@@ -212,7 +212,7 @@ def test_a_kill_between_the_checkpoint_and_its_links(trainer: Trainer) -> None:
     trainer.step(best=True)
     trainer.step(best=True)
     for link in ("best", "last"):
-        trainer.run._link(link, 1)
+        trainer.run.link(link, 1)
     assert trainer.resume().step == 2
     assert (trainer.linked("best"), trainer.linked("last")) == (2, 2)
 
