@@ -77,6 +77,19 @@ def test_two_processes_equal_one(
     assert not own or relative_error(*own) < largest_error
 
 
+def test_two_processes_take_a_joint_phase_over(data: Path, tmp_path: Path) -> None:
+    settings = (*MORE, "outer.learner=meta-sgd")
+    joint = small_config("model.size=tiny", *MORE, "outer.learner=joint")
+    meta_train.run(joint, data, tmp_path / "joint")
+    started = torchrun(data, tmp_path / "two", "--joint-phase", str(tmp_path / "joint"), settings=settings)
+    meta_train.run(small_config("model.size=tiny", *settings), data, tmp_path / "one", joint_phase=tmp_path / "joint")
+    _, stderr = started.communicate(timeout=240)
+    assert started.returncode == 0, stderr
+    assert stderr.count("is taken over") == 1
+    ours, theirs = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("one", "two"))
+    assert relative_error(ours, theirs) < 1e-5
+
+
 def learned_beside(run: Path) -> set[str]:
     """Return the names of what the learner of a run learns beside the initialisation."""
     names = load_file(run / "last" / "trainer.safetensors").keys()
