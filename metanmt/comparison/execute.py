@@ -25,7 +25,7 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
-from metanmt.files import lock_folder, new_folder, write_json
+from metanmt.files import damage, lock_folder, new_folder, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.meta.run import JOINT
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
@@ -170,7 +170,7 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
 def _meta_train(plan: Plan, arm: Arm, store: TokenStore, out: Path) -> None:
     summary = summary_file(plan, arm, out)
     source = _source(plan, arm)
-    joint_phase = plan.run(source, out) if source and (plan.run(source, out) / JOINT).is_dir() else None
+    joint_phase = plan.run(source, out) if source and damage(plan.run(source, out) / JOINT) is None else None
     facts = meta_train.run(
         arm.config, store.folder, summary.parent, resume=summary.parent.exists(), joint_phase=joint_phase
     )

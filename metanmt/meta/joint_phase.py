@@ -69,8 +69,9 @@ class JointPhase:
     def _copy(self, run: Run) -> None:
         state = json.loads((self.source / JOINT / "trainer.json").read_text(encoding="utf-8"))
         # First what is cut, or hidden, behind the step that a run is loaded at: a kill here leaves one to resume.
-        write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))
-        shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
+        if (self.source / "metrics.jsonl").exists():  # a short phase may have nothing to say yet
+            write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))
+            shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
         for step in sorted({state["best_step"] or state["step"], state["step"]}):
             with new_folder(run.path(step)) as folder:
                 shutil.copytree(Run(self.source).path(step), folder, dirs_exist_ok=True)

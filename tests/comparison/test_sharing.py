@@ -77,3 +77,11 @@ def test_it_is_taken_over_from_a_run_that_is_complete_too(
     assert order(more, data, out, jobs=1) == {"reptile": (None, pytest.approx(0.4 * 2000))}
     run(more, out, jobs=1)
     assert sources["reptile"] == out / "runs" / "joint"
+
+
+def test_a_damaged_one_is_trained_again(compare: CompareConfig, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(compare, out, jobs=1)
+    (out / "runs" / "joint" / "joint" / "trainer.safetensors").write_bytes(b"short")
+    run(with_arms(compare, reptile=()), out, jobs=1)
+    assert (out / "runs" / "reptile" / "summary.json").is_file()

@@ -73,6 +73,18 @@ def test_a_run_that_took_it_over_is_resumed_and_is_a_source_itself(
     assert differences(fingerprint(tmp_path / "after-whole"), fingerprint(tmp_path / "after-meta-sgd")) == []
 
 
+def test_a_source_that_has_logged_nothing_yet(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ("outer.max_target_tokens=4000", "validation.times=1", "run.log_every=100")
+    killed_in_step(13, monkeypatch)
+    with pytest.raises(SystemExit):
+        meta_train.run(small_config(*settings, "outer.learner=joint"), data, tmp_path / "joint")
+    monkeypatch.undo()
+    assert not (tmp_path / "joint" / "metrics.jsonl").exists()
+    meta_train.run(small_config(*settings), data, tmp_path / "run", joint_phase=tmp_path / "joint")
+    meta_train.run(small_config(*settings), data, tmp_path / "whole")
+    assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
 @pytest.mark.parametrize("copied", [0, 1])
 def test_a_kill_while_it_is_copied_leaves_a_run_to_resume(
     copied: int, data: Path, tmp_path: Path, joint: Path, monkeypatch: pytest.MonkeyPatch
