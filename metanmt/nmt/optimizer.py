@@ -10,11 +10,11 @@ from torch import nn
 
 from metanmt.config import OptimizerName
 from metanmt.nmt.model import ADAPTER_PART
+from metanmt.nmt.muon import Muon
 
 Groups = Sequence[dict[str, Any]]
 
 BETA1 = 0.9  # of AdamW's first moment
-MOMENTUM = 0.95  # of Muon
 
 
 def make_optimizer(
@@ -51,9 +51,9 @@ def layer_matrices(model: nn.Module) -> list[torch.Tensor]:
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for the matrices of layers, AdamW for embeddings, biases and norms, as one optimiser.
 
-    Muon's update is the momentum's nearest orthogonal matrix, by five Newton-Schulz iterations in bfloat16: every
-    direction of a matrix moves alike, however small its gradient. Gradients that differ in their last bits, as sums in
-    another order do, give updates that differ by thousandths.
+    Muon's update is the momentum's nearest orthogonal matrix: every direction of a matrix moves alike, however small
+    its gradient. So where it is found in bfloat16, gradients that differ in their last bits, as sums in another order
+    do, give updates that differ by thousandths.
 
     Args:
         groups: parameters and what each group has of its own; matrices and others may be mixed.
@@ -61,10 +61,6 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: of both.
         beta2: decay of AdamW's second moment.
         weight_decay: of both.
-
-    References:
-        Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
-        Liu et al. 2025, "Muon is Scalable for LLM Training", arXiv:2502.16982.
     """
 
     def __init__(
@@ -73,11 +69,7 @@ class MuonAdamW(torch.optim.Optimizer):
         muon, adamw = _split(groups, {id(matrix) for matrix in matrices})
         self._parts: list[torch.optim.Optimizer] = []
         if muon:
-            self._parts.append(
-                torch.optim.Muon(
-                    muon, lr=lr, weight_decay=weight_decay, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
-                )
-            )
+            self._parts.append(Muon(muon, lr=lr, weight_decay=weight_decay))
         if adamw:
             self._parts.append(_adamw(adamw, lr=lr, beta2=beta2, weight_decay=weight_decay))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
