@@ -61,12 +61,15 @@ class InnerConfig:
     """The inner loop: how a learner adapts to a task within an episode."""
 
     steps: int = setting(1, "updates on the support set; joint training ignores it")
-    optimizer: Literal["sgd", "sign", "adam"] = setting(
+    optimizer: Literal["sgd", "sign", "adam", "muon"] = setting(
         "sgd",
         "sgd; sign, every step the first of a freshly made Adam (Gu et al. 2018); for joint, fomaml and reptile also "
-        "adam, made afresh for every episode, without a first moment (Nichol et al. 2018)",
+        "adam, without a first moment (Nichol et al. 2018), and muon, both made afresh for every episode",
     )
     learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
+    max_tokens: int = setting(
+        0, "target tokens of one support or query batch where there is an inner loop; 0: batch.max_tokens"
+    )
     update: Update = setting("all", "which parameters are fast weights")
     first_order_share: float = setting(
         0.0, "maml, anil, meta-sgd, maml++: share of the run with first-order gradients, before exact ones; 1 for never"
@@ -193,8 +196,8 @@ RANGES = (
     ),
     (
         "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
-        "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm fine_tune.min_updates "
-        "run.checkpoint_minutes run.seed",
+        "inner.max_tokens batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
+        "fine_tune.min_updates run.checkpoint_minutes run.seed",
         0,
         math.inf,
         "not be negative",
@@ -246,9 +249,10 @@ class Config:
                 "Reptile learns what its inner loop moves, and that is not the table of a universal lexicon.",
                 "Set outer.joint_share above 0, so that joint training learns it before; or choose another learner.",
             )
-        if self.inner.optimizer == "adam" and outer.learner not in ("joint", "fomaml", "reptile"):
+        if self.inner.optimizer in ("adam", "muon") and outer.learner not in ("joint", "fomaml", "reptile"):
             raise ConfigError(
-                f"The inner loop of {outer.learner} has no Adam.", "Set inner.optimizer to sgd or sign, or take fomaml."
+                f"The inner loop of {outer.learner} has no {self.inner.optimizer.capitalize()}.",
+                "Set inner.optimizer to sgd or sign, or take fomaml.",
             )
         for keys, low, high, words, remedy in RANGES:
             for name in keys.split():

@@ -71,7 +71,7 @@ def ours(bench: Bench, learner: str, inner_steps: int) -> Step:
     loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler()
 
     def step(number: int) -> int:
-        episodes = sampler.meta_batch(number, inner_steps, query=made.query)
+        episodes = made.meta_batch(sampler, number)
         outer_step(initialization, episodes, optimizer, made, config.outer, loss)
         return sum(episode.target_tokens for episode in episodes)
 

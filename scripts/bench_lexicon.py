@@ -48,9 +48,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in trainings}
     for number in range(-1, arguments.rounds):  # the first round warms up
         steps = range(arguments.steps * (number + 1), arguments.steps * (number + 2))
-        batches = [
-            trainings["plain"].sampler.meta_batch(step, sampled.inner_steps, query=sampled.query) for step in steps
-        ]
+        batches = [sampled.meta_batch(trainings["plain"].sampler, step) for step in steps]
         tokens = sum(episode.target_tokens for episodes in batches for episode in episodes)
         for name in sorted(trainings, reverse=bool(number % 2)):
             started = clock()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metanmt.config import InnerConfig
 from metanmt.data.batch import Batch
 from metanmt.nmt.model import update_weights
+from metanmt.nmt.optimizer import make_optimizer
 
 ADAM_EPSILON, ADAM_BETAS = 1e-8, (0.0, 0.999)
 
@@ -46,7 +47,7 @@ def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, l
     """
     losses = []
     with only_fast(fast_model, inner.update) as fast:
-        step = inner_step(fast, inner)
+        step = inner_step(fast_model, fast, inner)
         for batch in support:
             losses.append(loss.backward(fast_model, batch))
             step()
@@ -54,16 +55,19 @@ def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, l
     return losses
 
 
-def inner_step(fast: Sequence[nn.Parameter], inner: InnerConfig) -> Callable[[], object]:
+def inner_step(fast_model: nn.Module, fast: Sequence[nn.Parameter], inner: InnerConfig) -> Callable[[], object]:
     """Return what moves the fast weights by their gradients, those that have one.
 
-    Adam is one without a first moment, made afresh here; it holds two more copies of the weights. Its first step is a
-    sign step.
+    Adam is one without a first moment; its first step is a sign step. Muon is that of fine-tuning: it for the matrices
+    of layers, AdamW for the rest. Both are made afresh here and hold one or two more copies of the weights.
 
     Reference: Nichol, Achiam, Schulman 2018, "On First-Order Meta-Learning Algorithms", whose inner loop is that Adam.
     """
     if inner.optimizer == "adam":
         return torch.optim.Adam(fast, lr=inner.learning_rate, betas=ADAM_BETAS, eps=ADAM_EPSILON).step
+    if inner.optimizer == "muon":
+        rates = {"learning_rate": inner.learning_rate, "beta2": ADAM_BETAS[1], "weight_decay": 0.0}
+        return make_optimizer("muon", fast_model, [{"params": list(fast)}], **rates).step
     step = sign_step if inner.optimizer == "sign" else sgd_step
     return lambda: step([weight for weight in fast if weight.grad is not None], inner.learning_rate)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from metanmt.config import Config
 from metanmt.data.batch import Batch
 from metanmt.meta.adaptation import Loss, adapt
-from metanmt.meta.task import Episode
+from metanmt.meta.distributed import ALONE, Ranks
+from metanmt.meta.task import Episode, EpisodeSampler
 from metanmt.meta.weights import copy_model, load_weights
 
 
@@ -37,6 +38,7 @@ class Learner:
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         self.inner = config.inner
         self.inner_steps = config.inner.steps
+        self.batch_tokens = config.inner.max_tokens or config.batch.max_tokens
         self.own = nn.Module()
         """What is meta-learned beside the initialisation; saved, reduced and clipped by itself."""
         self._initialization = initialization
@@ -54,6 +56,10 @@ class Learner:
 
     def advance(self, share_done: float) -> None:
         """Take note of how much of the run is done, 0 to 1, before an outer step; for what is annealed."""
+
+    def meta_batch(self, sampler: EpisodeSampler, step: int, ranks: Ranks = ALONE) -> list[Episode]:
+        """Return the episodes of a step, or of several processes this one's share, with the batches that it wants."""
+        return sampler.meta_batch(step, self.inner_steps, query=self.query, max_tokens=self.batch_tokens, ranks=ranks)
 
     def load(self, initialization: nn.Module) -> None:
         """Let the fast weights start at the initialisation."""

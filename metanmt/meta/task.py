@@ -215,18 +215,23 @@ class EpisodeSampler:
         chosen = rng.choice(len(self.tasks), count, replace=count > len(self.tasks), p=self.probabilities)
         return [self.tasks[index] for index in chosen]
 
-    def meta_batch(self, step: int, inner_steps: int, *, query: bool = True, ranks: Ranks = ALONE) -> list[Episode]:
+    def meta_batch(
+        self, step: int, inner_steps: int, *, query: bool = True, max_tokens: int = 0, ranks: Ranks = ALONE
+    ) -> list[Episode]:
         """Return the episodes of a step, each with `inner_steps` support batches and, if asked, a query batch.
 
-        Of several processes, each is given its own share of them.
+        Batches are of `max_tokens` target tokens (0: of those of the configuration). Of several processes, each is
+        given its own share of the episodes.
         """
         tasks = self.draw_tasks(step)
         return [
-            self.episode(tasks[place], (self.seed, step, 1 + place), inner_steps, query=query)
+            self.episode(tasks[place], (self.seed, step, 1 + place), inner_steps, query=query, max_tokens=max_tokens)
             for place in ranks.share(range(len(tasks)))
         ]
 
-    def episode(self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True) -> Episode:
+    def episode(
+        self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True, max_tokens: int = 0
+    ) -> Episode:
         """Return one episode of sentences drawn at random from those of like lengths.
 
         Support and query are dealt at random from the same draw, so they have the same distribution of lengths, share
@@ -234,7 +239,7 @@ class EpisodeSampler:
         """
         rng = np.random.default_rng(seed)
         hands = inner_steps + query
-        wanted = self.batch.max_tokens * hands
+        wanted = (max_tokens or self.batch.max_tokens) * hands
         chosen = self._shelves_of(task, wanted).draw(wanted, hands, rng)
         batches = [
             make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id, self.batch.pass_tokens)

@@ -233,7 +233,7 @@ class _Training:
 
     def episodes(self, learner: Learner) -> list[Episode]:
         """Return this process' episodes of the step in hand; the same ones whenever asked."""
-        return self.sampler.meta_batch(self.state.step, learner.inner_steps, query=learner.query, ranks=self.ranks)
+        return learner.meta_batch(self.sampler, self.state.step, self.ranks)
 
     def outer_step(self, learner: Learner, episodes: list[Episode]) -> StepReport:
         """Make the outer step; where memory runs out, make it again in micro-batches of half the size."""

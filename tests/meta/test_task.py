@@ -67,6 +67,12 @@ def test_batches_have_the_size_that_was_asked_for() -> None:
     assert Episode(Pair("de", "en"), (), None).target_tokens == 0
 
 
+def test_batches_of_another_size_may_be_asked_for() -> None:
+    drawn = sampler([task("de", 5000), task("fr", 5000)])
+    episodes = [e for step in range(40) for e in drawn.meta_batch(step, 1, max_tokens=100)]
+    assert np.mean([b.target_tokens for e in episodes for b in e.batches]) == pytest.approx(100, rel=0.15)
+
+
 def test_every_sentence_is_equally_likely() -> None:
     """Length sorting must not favour short or long sentences."""
     one = task("de", 400)

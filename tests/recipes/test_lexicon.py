@@ -100,7 +100,7 @@ def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vec
     fast.register_forward_pre_hook(lambda module, _: starts.append(not module.correction.any()))
     chosen = training.learner
     for step in range(2):
-        episodes = training.sampler.meta_batch(step, chosen.inner_steps, query=chosen.query)
+        episodes = chosen.meta_batch(training.sampler, step)
         for episode in episodes:
             starts.clear()
             training.outer_step(chosen, [episode])
