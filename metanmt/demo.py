@@ -83,17 +83,26 @@ def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_w
         given = "".join(f" --set {setting}" for setting in settings)
         _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
         config = load_config(Path(CONFIG), settings)
-        if not tuned.exists():
-            fine_tune.run(
+        if not _tuned_whole(tuned):
+            facts = fine_tune.run(
                 init,
                 str(pair),
                 tuned,
                 fine_tune.Text(data=data, budget_words=budget_words),
                 config.fine_tune,
                 model=config.model,
+                overwrite=True,
             )
+            if facts["stop_requested"]:
+                raise KeyboardInterrupt("Stopped; the same command goes on.")
         rows.append(_scored(pair, arm, tuned, data))
     return rows
+
+
+def _tuned_whole(folder: Path) -> bool:
+    """Return whether a fine-tuning is there that was not stopped before its end."""
+    facts = folder / fine_tune.FACTS_FILE
+    return facts.is_file() and not json.loads(facts.read_text(encoding="utf-8"))["interrupted"]
 
 
 def _scored(pair: Pair, arm: str, model: Path, data: Path) -> dict[str, Any]:

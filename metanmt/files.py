@@ -23,18 +23,28 @@ REPLACED = "replaced."  # in the temporary name of a folder that is about to be 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one, whatever happens in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file so that it is either the old one or the new one, whatever happens in between.
+
+    A link stays one, and what it points to is replaced; a device or a pipe is written to. What is no character, as
+    in the name of a file that is not UTF-8, is written as an escape.
+    """
+    content = text.encode("utf-8", errors="backslashreplace")
     with named_errors(path):
+        if path.exists() and not path.is_file():
+            with path.open("wb") as out:
+                out.write(content)
+            return
+        target = path.resolve()
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as out:
-                out.write(text)
+            with temporary.open("wb") as out:
+                out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
-            temporary.replace(path)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-    sync(path.parent)
+        sync(target.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

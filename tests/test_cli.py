@@ -64,6 +64,11 @@ MISTAKES = {
         "not a prepared",
         "prepare",
     ),
+    "a start that is no start": (
+        ["fine-tune", "--init", "none", "--pair", "fi-en", "--out", "{tmp}/o", "--set", "model.checkpoint=x"],
+        "is for meta-train",
+        "--init",
+    ),
     "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "not a checkpoint", "meta-train"),
 }
 

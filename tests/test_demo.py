@@ -9,7 +9,7 @@ import pytest
 
 from metanmt import demo
 from metanmt.errors import MetanmtError, UsageError
-from metanmt.recipes import evaluate
+from metanmt.recipes import evaluate, fine_tune
 from tests.recipes.conftest import MANIFEST
 
 TINY = ("fine_tune.min_updates=2", "fine_tune.max_updates=2", "fine_tune.evaluations=1", "fine_tune.dev_sentences=5")
@@ -55,3 +55,26 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     printed = capsys.readouterr()
     assert "$ metanmt meta-train tiny" in printed.err
     assert printed.out == ""
+
+
+@pytest.mark.usefixtures("small")
+def test_an_adaptation_that_was_stopped_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, kinds = tmp_path / "demo", ["at its last update", "before"]
+    plain = fine_tune.run
+
+    def stopped(*arguments: Any, **more: Any) -> dict[str, Any]:
+        facts = plain(*arguments, **more)
+        if kinds and kinds.pop() == "before":
+            path = arguments[2] / fine_tune.FACTS_FILE
+            path.write_text(path.read_text(encoding="utf-8").replace('"interrupted": false', '"interrupted": true'))
+        elif kinds == []:
+            return facts
+        return {**facts, "stop_requested": True}
+
+    monkeypatch.setattr(fine_tune, "run", stopped)
+    tuned = out / "tuned" / "fi-en-from-scratch" / fine_tune.FACTS_FILE
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        demo.run(out, budget_words=60)
+    assert '"interrupted": true' in tuned.read_text(encoding="utf-8")
+    demo.run(out, budget_words=60)
+    assert '"interrupted": false' in tuned.read_text(encoding="utf-8")

@@ -192,6 +192,8 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
     for text in arguments.set:
         if not text.startswith(("fine_tune.", "adapter.", "run.precision", "batch.micro_tokens", "model.")):
             raise ConfigError(f"--set {text} means nothing to fine-tune.", "It takes fine_tune.KEY; see its --help.")
+        if text.startswith(("model.checkpoint", "model.update")):
+            raise ConfigError(f"--set {text} is for meta-train.", "Here the start is --init, and what moves --update.")
         if arguments.init != "none" and text.startswith("model.") and not text.startswith("model.head"):
             raise ConfigError(f"--set {text} is for a model from scratch.", "Leave it out: the model is --init's.")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")

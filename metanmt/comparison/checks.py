@@ -8,7 +8,7 @@ from pathlib import Path
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, make_plan
 from metanmt.config import load_config
 from metanmt.data.language import Pair
-from metanmt.data.store import TokenStore
+from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
@@ -19,6 +19,7 @@ from metanmt.nmt.adapter import add_adapter, targets
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.nmt.model import update_weights
+from metanmt.nmt.tuning import SMALLEST_DEV
 
 
 def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
@@ -37,6 +38,9 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         raise ConfigError(f"The updates are {list(compare.updates)}.", 'Give each once: updates = ["all", "adapters"].')
     if compare.beam < 1:
         raise ConfigError(f"The beam is {compare.beam}.", "Give 1 for greedy search, or more.")
+    for name in plan.pairs:
+        if compare.dev_set not in store.sets(Pair.parse(name)):
+            _check_held_out(compare, name, store.bitext(Pair.parse(name), compare.train_set))
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for arm in plan.arms:
         _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
@@ -66,6 +70,11 @@ def _check_sets(compare: CompareConfig, sets_of: Mapping[str, Mapping[str, Mappi
         for needed in (compare.train_set, *chosen, compare.test_sets[0]):
             if needed not in sets:
                 raise ConfigError(f"{name} has no set {needed!r}.", did_you_mean(needed, sets))
+        for test_set in compare.test_sets:
+            if sets.get(test_set, {}).get("sentences", 2) < 2:
+                raise ConfigError(
+                    f"{name} {test_set} is one sentence.", "No difference can be told on it: leave it out."
+                )
         for budget in compare.budgets:
             _check_budget(name, budget, sets[compare.train_set])
     known = dict.fromkeys(name for sets in sets_of.values() for name in sets)
@@ -116,6 +125,17 @@ def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:
             f"A budget of {budget} words is too small for {pair}: a sentence has {words / sentences:.0f} on average.",
             "Give 0 for zero-shot, or a few sentences' worth.",
         )
+
+
+def _check_held_out(compare: CompareConfig, pair: str, train: Bitext) -> None:
+    """Raise a ConfigError if a budget is too small for a pair without a dev set, of which a part is held out."""
+    for budget in filter(None, compare.budgets):
+        drawn = min(len(train.draw(budget, draw)) for draw in compare.draws)
+        if drawn < 2 * SMALLEST_DEV:
+            raise ConfigError(
+                f"{pair} has no set {compare.dev_set!r}; {budget} words, {drawn} sentences, leave none to hold out.",
+                f"Give a larger budget, of {2 * SMALLEST_DEV} sentences at least, or the pair a dev set.",
+            )
 
 
 def check_runs(plan: Plan, store: TokenStore, out: Path) -> None:

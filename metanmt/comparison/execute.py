@@ -210,7 +210,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 precision=config.run.precision,
                 micro_tokens=config.batch.micro_tokens,
             )
-        if facts.get("interrupted"):
+        if facts.get("stop_requested"):
             raise KeyboardInterrupt(STOPPED)
         scored = plan.test_sets(store, cell.pair)
         scores = {name: _score(plan, pair, name, store, model, folder) for name in scored}

@@ -163,9 +163,12 @@ class _Pool:
         while there:
             for worker in _speaking(there):
                 try:
-                    worker.connection.recv()  # so that none waits for room to speak
+                    message = worker.connection.recv()  # so that none waits for room to speak
                 except Exception:
                     there.remove(worker)  # it has left
+                else:
+                    if not isinstance(message, _Advance):  # it is through, and waits for the next piece
+                        worker.process.terminate()
 
     def close(self) -> None:
         """End the workers: they have nothing left to save, or the user would not wait for it."""

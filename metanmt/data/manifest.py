@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from metanmt.data.cleaning import CleaningRules
 from metanmt.data.language import Pair
@@ -161,7 +161,7 @@ def _group(group: Any, folder: Path, where: str) -> list[PairCorpus]:
     sets = [key for key in group if SET_NAME.fullmatch(key)]
     _known(group, ("role", "pairs", "train", "dev", "test", *sets), where)
     role = group.get("role")
-    if role not in REQUIRED:
+    if not isinstance(role, str) or role not in REQUIRED:
         raise ConfigError(f"{where} has the role {role!r}.", f"It must be one of {', '.join(REQUIRED)}.")
     names = _typed(group, "pairs", list, where, [])
     if not names or not sets:
@@ -180,7 +180,7 @@ def _group(group: Any, folder: Path, where: str) -> list[PairCorpus]:
                 if str(pair) not in table.get("except", []):
                     source = _source(table, pair, folder, f"{key} in {where}")
                     found[pair][key] = (*found[pair].get(key, ()), source)
-    return [PairCorpus(pair, cast(Role, role), found[pair]) for pair in pairs]
+    return [PairCorpus(pair, role, found[pair]) for pair in pairs]
 
 
 def _entry(entry: Any, names: Sequence[str], where: str) -> dict[str, Any]:

@@ -297,8 +297,13 @@ class _Zstandard(io.RawIOBase):
 def _conversion(path: Path) -> str:
     """Return how to make UTF-8 of a file that is something else: UTF-16 if it says so, or a guess."""
     with _open(path) as file:
-        found = "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
-    return f"Convert it, such as: iconv -f {found} -t UTF-8 {path.name} > NEW"
+        return f"{conversion_of(file.read(2))} {path.name} > NEW"
+
+
+def conversion_of(start: bytes) -> str:
+    """Return how to make UTF-8 of a text that is something else, by its first two bytes."""
+    found = "UTF-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
+    return f"Convert it, such as: iconv -f {found} -t UTF-8"
 
 
 def _bare_suffix(path: Path) -> str:
@@ -306,6 +311,10 @@ def _bare_suffix(path: Path) -> str:
 
 
 def _missing(path: Path) -> CorpusError:
+    """Return the error for what is no file."""
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "a pipe or a device, which can be read only once"
+        return CorpusError(f"{path} is {kind}.", "Give a file.")
     near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1, cutoff=0.5)
     return CorpusError(
         f"No file {path}.", f"Did you mean {path.with_name(near[0])}?" if near else "Check the path (and --root)."

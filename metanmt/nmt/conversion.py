@@ -101,9 +101,15 @@ def vocabulary_size(conversion: Path) -> int:
 
 def _is_current(cache: Path, digest: str) -> bool:
     try:
-        return bool(_facts(cache)["digest"] == digest)
+        facts = _facts(cache)
+        return bool(facts["digest"] == digest and facts["bytes"] == _sizes(cache))
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _sizes(conversion: Path) -> dict[str, int]:
+    """Return the size of every file, in bytes: a copy may have left one out, or a part of it."""
+    return {path.name: path.stat().st_size for path in sorted(conversion.iterdir()) if path.name != FACTS_FILE}
 
 
 def _facts(conversion: Path) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def _convert(folder: Path, out: Path, quantization: str, digest: str) -> None:
     converter.load_model = lambda *_, **__: model
     converter.load_tokenizer = lambda *_, **__: ids
     converter.convert(str(out), quantization=quantization, force=True)
-    write_json(out / FACTS_FILE, {"digest": digest, "vocabulary_size": ids.size})
+    write_json(out / FACTS_FILE, {"digest": digest, "vocabulary_size": ids.size, "bytes": _sizes(out)})
 
 
 class _Ids:

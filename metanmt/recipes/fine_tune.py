@@ -65,6 +65,8 @@ def run(
 ) -> dict[str, Any]:
     """Adapt, write the checkpoint with `fine_tune.json` beside it, and return what is in that file.
 
+    "stop_requested" is returned beside it: whether a stop was asked for, in time to be heeded ("interrupted") or not.
+
     Args:
         init: a run or checkpoint to start from, or "none" to train from scratch.
         pair_name: such as "fi-en".
@@ -128,7 +130,7 @@ def run(
         save_checkpoint(folder, network, tokenizer, pair)
         facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         write_json(folder / FACTS_FILE, facts)
-    return {"model": str(out), **facts}
+    return {"model": str(out), **facts, "stop_requested": interruption.requested}
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,9 @@ def _prepared(
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
     whole = train
-    train = _short_enough(train, pair, facts)
+    train = _short_enough(train, str(pair), facts)
+    if dev is not None:
+        dev = _short_enough(dev, f"The dev set of {pair}", facts, "in dev")
     if text.budget_words is not None:
         if text.budget_words < 1:
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
@@ -210,16 +214,16 @@ def _prepared(
     return network, tokenizer, train, dev, facts
 
 
-def _short_enough(train: Bitext, pair: Pair, facts: dict[str, Any]) -> Bitext:
-    """Return the text without the pairs that are too long to train on, which are noted."""
-    usable = train.shorter_than(MAX_SENTENCE_TOKENS)
+def _short_enough(text: Bitext, name: str, facts: dict[str, Any], where: str = "") -> Bitext:
+    """Return the text without the pairs that are too long for a model with so many positions, which are noted."""
+    usable = text.shorter_than(MAX_SENTENCE_TOKENS)
     if not len(usable):
-        raise CorpusError(f"{pair} has no usable sentence pair to adapt on.", "Give more, or shorter, sentences.")
-    too_long = len(train) - len(usable)
-    _note_dropped({f"over {MAX_SENTENCE_TOKENS} tokens": too_long}, facts)
-    if 10 * too_long > len(train):
+        raise CorpusError(f"{name} has no usable sentence pair.", "Give more, or shorter, sentences.")
+    too_long = len(text) - len(usable)
+    _note_dropped({f"over {MAX_SENTENCE_TOKENS} tokens {where}".rstrip(): too_long}, facts)
+    if 10 * too_long > len(text):
         say("So many tokens in a sentence: does the vocabulary know this script? From scratch it learns its own.")
-    return train.take(usable) if too_long else train
+    return text.take(usable) if too_long else text
 
 
 def _note_dropped(dropped: Mapping[str, int], facts: dict[str, Any]) -> None:

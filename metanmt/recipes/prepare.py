@@ -18,7 +18,7 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
 from metanmt.data.tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
-from metanmt.errors import CheckpointError, ConfigError, MetanmtError
+from metanmt.errors import CheckpointError, ConfigError, CorpusError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress, say
 from metanmt.runtime import peak_memory_bytes, versions
@@ -120,6 +120,11 @@ def _own_tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> To
     settings = manifest.tokenizer
     targets = list(dict.fromkeys(item.pair.target for item in manifest.pairs))
     sentences = sum(report.kept(item.pair, name) for item, name in _training_sets(manifest, report))
+    if not sentences:
+        raise CorpusError(
+            f"{manifest.name} has no training text to learn a vocabulary from.",
+            "Give a pair a set train, or take the vocabulary of a run: --tokenizer RUN.",
+        )
     wanted = min(settings.sample_sentences, 2 * sentences)
     say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from about {wanted:,} sentences")
     sample = _sample(manifest, report, folder)

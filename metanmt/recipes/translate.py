@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from metanmt.data.language import Pair
+from metanmt.data.sources import conversion_of
 from metanmt.errors import UsageError
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.translate import translate
@@ -66,10 +67,10 @@ def run(
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    start = b""
     for number, raw in enumerate(lines, start=1):
+        start = start or raw[:2]
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
-            raise UsageError(
-                f"The input is not UTF-8 at line {number:,}.", "Convert it, such as: iconv -f LATIN1 -t UTF-8"
-            ) from None
+            raise UsageError(f"The input is not UTF-8 at line {number:,}.", conversion_of(start)) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metanmt.errors import ConfigError
 from metanmt.runlog import Progress
+from metanmt.runtime import Interruption
 
 
 def act(folder: Path, item: str) -> None:
@@ -25,6 +26,11 @@ def act(folder: Path, item: str) -> None:
             progress.advance(4)
         with Progress("other", 10, "sentences") as progress:
             progress.advance(9)
+    if item == "deaf":
+        with Interruption() as interruption:
+            (folder / "deaf listens").touch()
+            while not interruption.requested:
+                time.sleep(0.01)
     if item.startswith("slow"):
         try:
             time.sleep(60)

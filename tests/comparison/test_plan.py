@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from metanmt.comparison.checks import checked_plan
 from metanmt.comparison.plan import load_compare, make_arms
 from metanmt.data.manifest import load_manifest
 from metanmt.data.store import TokenStore
-from metanmt.errors import MetanmtError
+from metanmt.errors import ConfigError, MetanmtError
+from metanmt.recipes import prepare
+from tests.recipes.conftest import MANIFEST
 
 SHIPPED = Path(plan.__file__).parent
 MISTAKES = [
@@ -121,3 +124,28 @@ def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Pat
 def test_shipped_comparisons_parse() -> None:
     for path in Path(compare.__file__).parent.glob("*.toml"):
         assert load_compare(Path(path.stem)).arms
+
+
+def without_dev(tmp_path: Path, test_sentences: int = 30) -> Path:
+    """Return data whose unseen pair has no dev set."""
+    text = MANIFEST.replace('dev = [{ embedded = "cldr", sentences = 20, skip = 150 }]\n', "")
+    assert text != MANIFEST
+    path = tmp_path / "toy.toml"
+    path.write_text(text.replace("sentences = 30", f"sentences = {test_sentences}"), encoding="utf-8")
+    prepare.run(path, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_a_budget_must_leave_something_to_hold_out(file: Path, tmp_path: Path) -> None:
+    store = TokenStore.open(without_dev(tmp_path))
+    compare = load_compare(file)
+    checked_plan(replace(compare, budgets=(0, 300)), store)
+    with pytest.raises(ConfigError, match="leave none to hold out") as caught:
+        checked_plan(replace(compare, budgets=(0, 40)), store)
+    assert "20 sentences" in caught.value.remedy
+
+
+def test_one_sentence_is_no_test_set(file: Path, tmp_path: Path) -> None:
+    store = TokenStore.open(without_dev(tmp_path, test_sentences=1))
+    with pytest.raises(ConfigError, match="fi-en test is one sentence"):
+        checked_plan(load_compare(file), store)

@@ -115,6 +115,16 @@ def test_ctrl_c_and_sigterm_wait_until_the_workers_have_saved(kind: signal.Signa
     assert not children()
 
 
+def test_a_worker_that_ends_its_piece_instead_of_leaving_is_asked_again(tmp_path: Path) -> None:
+    """A stop that comes in the last moment of a piece is swallowed by it."""
+    threading.Thread(target=lambda: (wait_for(tmp_path / "deaf listens"), os.kill(os.getpid(), signal.SIGINT))).start()
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        run_two(tmp_path, ["deaf", "slow", "never"])
+    assert (tmp_path / "deaf done").exists()
+    assert not (tmp_path / "never").exists()
+    assert not children()
+
+
 def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "core_count", lambda: 16)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

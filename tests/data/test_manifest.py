@@ -113,6 +113,7 @@ def test_settings(tmp_path: Path) -> None:
         ("groups = [3]", "group 1 of", "[[groups]]"),
         ("name = 3\n" + GROUP + 'train = ["x"]', "name in", "a string"),
         (GROUP.replace("meta-train", "train") + 'train = ["x"]', "role 'train'", "meta-train, meta-dev, meta-test"),
+        (GROUP.replace('"meta-train"', '["meta-train"]') + 'train = ["x"]', "role ['meta-train']", "meta-test"),
         (GROUP, "no pairs or no sets", "train"),
         ('[[groups]]\nrole = "meta-train"\npairs = []\ntrain = ["x"]', "no pairs or no sets", "fi-en"),
         (GROUP.replace("et-en", "fi-en") + 'train = ["x"]', "names fi-en twice", "once"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -202,6 +203,15 @@ def test_a_missing_file_and_its_nearest_name(tmp_path: Path) -> None:
     assert caught.cause == f"No file {tmp_path / 'x.en'}."
     assert caught.remedy == f"Did you mean {tmp_path / 'x.eng'}?"
     assert "--root" in error(Source("tsv", (tmp_path / "nowhere" / "x.tsv",), (0, 1))).remedy
+
+
+def test_what_is_no_file_but_there(tmp_path: Path) -> None:
+    (tmp_path / "x.fi").mkdir()
+    os.mkfifo(tmp_path / "x.en")
+    for name, kind in (("x.fi", "a folder"), ("x.en", "a pipe")):
+        caught = error(Source("tsv", (tmp_path / name,), (0, 1)))
+        assert kind in caught.cause
+        assert caught.remedy == "Give a file."
 
 
 def test_not_utf8(tmp_path: Path) -> None:

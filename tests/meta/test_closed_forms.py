@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -26,7 +27,7 @@ def theta() -> Weight:
 
 def adapted(name: str, theta: Weight, steps: int = STEPS) -> Learner:
     """Return a learner after its inner loop."""
-    learner = learner_of(name, theta, INNER)
+    learner = learner_of(name, theta, replace(INNER, steps=steps))
     learner.load(theta)
     learner.adapt([SUPPORT] * steps, Quadratic())  # type: ignore[list-item]
     return learner
@@ -47,7 +48,7 @@ def test_inner_loop_reaches_the_closed_form(theta: Weight) -> None:
 
 def test_reptile_direction(theta: Weight) -> None:
     gradient, query_losses = outer_gradient(adapted("reptile", theta), theta, None)
-    assert gradient == pytest.approx(1.34464)
+    assert gradient * ALPHA * STEPS == pytest.approx(1.34464)
     assert query_losses == []
 
 
@@ -72,9 +73,16 @@ def test_fomaml_without_inner_steps_is_the_joint_gradient(theta: Weight) -> None
     assert outer_gradient(learner_of("joint", joint), joint)[0] == gradient
 
 
-def test_reptile_with_one_sgd_step_is_alpha_times_the_gradient(theta: Weight) -> None:
+def test_reptile_with_one_sgd_step_is_the_gradient(theta: Weight) -> None:
     gradient, _ = outer_gradient(adapted("reptile", theta, steps=1), theta, None)
-    assert gradient == pytest.approx(ALPHA * 2 * (THETA - 1))
+    assert gradient == pytest.approx(2 * (THETA - 1))
+
+
+def test_reptile_is_the_mean_of_the_gradients_along_the_way(theta: Weight) -> None:
+    """So that it has the size of a gradient, whatever the rate and the number of steps."""
+    gradient, _ = outer_gradient(adapted("reptile", theta), theta, None)
+    along = [2 * (1 - 2 * ALPHA) ** step * (THETA - 1) for step in range(STEPS)]
+    assert gradient == pytest.approx(sum(along) / STEPS)
 
 
 @pytest.mark.parametrize("name", ["joint", "fomaml", "reptile"])
@@ -122,7 +130,7 @@ def test_outer_step_averages_over_the_meta_batch(name: str, theta: Weight) -> No
     directions = []
     for task in targets:
         fast = task.c + (1 - ALPHA * task.a) ** learner.inner_steps * (THETA - task.c)
-        directions.append(THETA - fast if name == "reptile" else task.a * (fast - task.c))
+        directions.append((THETA - fast) / (2 * ALPHA) if name == "reptile" else task.a * (fast - task.c))
     assert theta.shared.item() == pytest.approx(THETA - 0.5 * sum(directions) / len(directions))
 
 

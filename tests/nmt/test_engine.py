@@ -173,6 +173,9 @@ def test_converted_once_and_again_when_the_weights_change(
     assert said_and_found() == (0, first[1])
     (folder / "ctranslate2-float32" / conversion.FACTS_FILE).unlink()
     assert said_and_found() == (1, first[1]), "a folder without its facts is made anew"
+    for change in (lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])):
+        change(folder / "ctranslate2-float32" / "model.bin")
+        assert said_and_found() == (1, first[1]), "and one that was copied in part"
 
     model, tokenizer = load_checkpoint(folder)
     with torch.no_grad():

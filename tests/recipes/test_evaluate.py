@@ -75,17 +75,20 @@ def test_by_default_beside_the_checkpoint(checkpoint: Path, files: tuple[Path, P
     assert facts["scores"]["bleu"]["interval"] is None
 
 
-def test_two_files_of_one_name_keep_their_results(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_files_of_one_name_keep_their_results(
+    checkpoint: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     others = tmp_path / "news.de", tmp_path / "news.en"
     for own, other in zip(files, others, strict=True):
         other.write_text("".join(own.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
 
     def evaluated(texts: tuple[Path, Path]) -> tuple[str, int]:
+        monkeypatch.chdir(texts[0].parent)  # by their bare names, which are the same
         facts = evaluate.run(
             model=checkpoint,
             pair="de-en",
-            source=texts[0],
-            reference=texts[1],
+            source=Path(texts[0].name),
+            reference=Path(texts[1].name),
             beam=1,
             bootstrap=0,
             out=tmp_path / "out",

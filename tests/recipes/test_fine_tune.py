@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ def test_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> Non
     assert facts["updates"] == 4
     assert facts["config"]["learning_rate"] == 1e-3
     written = json.loads((tmp_path / "tuned" / "fine_tune.json").read_text(encoding="utf-8"))
-    assert {**written, "model": str(tmp_path / "tuned")} == facts
+    assert {**written, "model": str(tmp_path / "tuned"), "stop_requested": False} == facts
     again = adapt(run_folder, "fi-en", tmp_path / "again", Text(data=data, budget_words=200), seed=3)
     assert again["history"] == facts["history"]
     other = adapt(run_folder, "fi-en", tmp_path / "other", Text(data=data, budget_words=200), seed=4)
@@ -98,6 +100,41 @@ def test_what_is_too_long_is_said(
     dropped = 21 * facts["dropped"]["length ratio"]
     text = Text(train_files=files, budget_words=whole - dropped)  # all there is, of which not all can be used
     assert adapt(run_folder, "is-en", tmp_path / "all", text)["sentences"] == 60 - 20 - 10 - dropped // 21
+
+
+def test_dev_sentences_that_are_too_long_are_left_out(
+    run_folder: Path, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dev = tmp_path / "long.is", tmp_path / "long.en"
+    dev[0].write_text("stutt\n" + "langt " * 450 + "\n", encoding="utf-8")
+    dev[1].write_text("short\n" + "long " * 450 + "\n", encoding="utf-8")
+    facts = adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files, dev_files=dev))
+    assert facts["dev_sentences"] == facts["dropped"]["over 400 tokens in dev"] == 1
+    assert "1 over 400 tokens in dev" in capsys.readouterr().err
+
+
+def test_a_stop_that_comes_too_late_to_be_heeded_is_told(
+    run_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fine_tune.fine_tune_soup
+
+    def late(*arguments: Any, **more: Any) -> Any:
+        report = plain(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGINT)
+        return report
+
+    monkeypatch.setattr(fine_tune, "fine_tune_soup", late)
+    facts = adapt(run_folder, "fi-en", tmp_path / "tuned", Text(data=data))
+    assert (facts["interrupted"], facts["stop_requested"]) == (False, True)
+    assert (tmp_path / "tuned" / "model.safetensors").is_file()
+
+
+def test_files_whose_names_are_not_utf8(run_folder: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    named = [tmp_path / os.fsdecode(b"caf\xe9" + path.suffix.encode()) for path in files]
+    for path, other in zip(files, named, strict=True):
+        path.rename(other)
+    adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=named))
+    assert "caf\\udce9" in (tmp_path / "tuned" / "fine_tune.json").read_text(encoding="utf-8")
 
 
 def test_from_scratch_on_a_data_folder(data: Path, tmp_path: Path) -> None:

@@ -210,3 +210,12 @@ def test_a_vocabulary_that_is_too_small(tmp_path: Path, manifest: Path) -> None:
     assert "260" in caught.value.cause
     assert "vocabulary_size" in caught.value.remedy
     assert not (tmp_path / "data").exists()
+
+
+def test_without_training_text_there_is_no_vocabulary(mine: Path, tmp_path: Path, manifest: Path) -> None:
+    mine.write_text(
+        mine.read_text(encoding="utf-8").replace('train = ["train", { moses', "# { moses"), encoding="utf-8"
+    )
+    with pytest.raises(CorpusError, match="no training text") as caught:
+        prepare.run(mine, tmp_path / "new")
+    assert "--tokenizer RUN" in caught.value.remedy

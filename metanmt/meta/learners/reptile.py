@@ -11,9 +11,12 @@ from metanmt.meta.weights import accumulate_difference
 
 
 class Reptile(Learner):
-    """Moves the initialisation towards the adapted weights: its outer gradient is theta - phi.
+    """Moves the initialisation towards the adapted weights: its outer gradient is (theta - phi) / (alpha k).
 
-    With one plain SGD inner step this is the inner learning rate times the ordinary gradient, which the tests use.
+    With plain SGD in the inner loop that is the mean of the gradients along its k steps, and with one step the
+    gradient. The paper's direction is theta - phi, for an outer loop of plain SGD, whose rate makes up for the inner
+    loop's. AdamW and Muon have no such rate: their moments, which begin in a joint phase, are of the size of
+    gradients, and so is `outer.clip_norm`. A direction smaller by alpha k would stand still until they have forgotten.
 
     Reference: Nichol, Achiam, Schulman 2018, "On First-Order Meta-Learning Algorithms".
     """
@@ -22,7 +25,8 @@ class Reptile(Learner):
 
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the direction from the adapted weights back to the initialisation; there is no query loss."""
-        accumulate_difference(initialization, self.fast_model, scale)
+        length = self.inner.learning_rate * self.inner_steps
+        accumulate_difference(initialization, self.fast_model, scale / length if length else 0.0)
         return []
 
 
