@@ -48,6 +48,18 @@ class Text:
     train_files: Sequence[Path] = ()
     dev_files: Sequence[Path] = ()
 
+    def check(self) -> None:
+        """Raise a UsageError if it is not given once, or if there are two uses for a set."""
+        if bool(self.data) == bool(self.train_files):
+            raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
+        if self.data and self.dev_files:
+            raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
+        if self.data and self.train_set == self.dev_set:
+            raise UsageError(
+                f"The set {self.train_set!r} is to be adapted on and chosen by.",
+                "Give another --dev-set, or --train-set.",
+            )
+
 
 def run(
     init: str,
@@ -65,7 +77,7 @@ def run(
 ) -> dict[str, Any]:
     """Adapt, write the checkpoint with `fine_tune.json` beside it, and return what is in that file.
 
-    "stop_requested" is returned beside it: whether a stop was asked for, in time to be heeded ("interrupted") or not.
+    And "stop_requested": whether a stop was asked for, in time to be heeded ("interrupted") or not.
 
     Args:
         init: a run or checkpoint to start from, or "none" to train from scratch.
@@ -86,14 +98,7 @@ def run(
     refuse_existing(
         out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
     )
-    if bool(text.data) == bool(text.train_files):
-        raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
-    if text.data and text.dev_files:
-        raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
-    if text.data and text.train_set == text.dev_set:
-        raise UsageError(
-            f"The set {text.train_set!r} is to be adapted on and chosen by.", "Give another --dev-set, or --train-set."
-        )
+    text.check()
     config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), out, seed)
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)

@@ -27,7 +27,7 @@ def theta() -> Weight:
 
 def adapted(name: str, theta: Weight, steps: int = STEPS) -> Learner:
     """Return a learner after its inner loop."""
-    learner = learner_of(name, theta, replace(INNER, steps=steps))
+    learner = learner_of(name, theta, replace(INNER, steps=max(1, steps)))
     learner.load(theta)
     learner.adapt([SUPPORT] * steps, Quadratic())  # type: ignore[list-item]
     return learner
