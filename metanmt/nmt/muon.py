@@ -50,7 +50,10 @@ class Muon(torch.optim.Optimizer):
         """Make an update of matrices of one shape or of its transpose."""
         tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
         gradients = [_gradient(matrix) for matrix in matrices]
-        momenta = [self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix)) for matrix in matrices]
+        for matrix in matrices:
+            if "momentum_buffer" not in self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         updates = orthogonalized(torch.stack(_turned(ahead, tall))).to(matrices[0].dtype)

@@ -30,8 +30,6 @@ def moved(optimizer_of: type | object, steps: int = 3) -> list[torch.Tensor]:
 
 
 def test_the_update_is_that_of_torch() -> None:
-    if not hasattr(torch.optim, "Muon"):
-        pytest.skip("torch has one since 2.9")
     ours = moved(lambda weights: Muon([{"params": weights}], lr=RATE, weight_decay=DECAY))
     theirs = moved(
         lambda weights: torch.optim.Muon(
