@@ -67,9 +67,6 @@ class InnerConfig:
         "adam, without a first moment (Nichol et al. 2018), and muon, both made afresh for every episode",
     )
     learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
-    max_tokens: int = setting(
-        0, "target tokens of one support or query batch where there is an inner loop; 0: batch.max_tokens"
-    )
     update: Update = setting("all", "which parameters are fast weights")
     first_order_share: float = setting(
         0.0, "maml, anil, meta-sgd, maml++: share of the run with first-order gradients, before exact ones; 1 for never"
@@ -121,7 +118,9 @@ class OuterConfig:
 class BatchConfig:
     """Batches, by target tokens."""
 
-    max_tokens: int = setting(600, "target tokens of one support or query batch: the logical batch")
+    max_tokens: int = setting(
+        600, "target tokens of a task in an outer step: one batch, or all of an episode's, support and query, together"
+    )
     micro_tokens: int = setting(
         1_000, "padded tokens of one forward-backward pass: memory; the result by dropout's draw"
     )
@@ -196,7 +195,7 @@ RANGES = (
     ),
     (
         "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
-        "inner.max_tokens batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
+        "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
         "fine_tune.min_updates run.checkpoint_minutes run.seed",
         0,
         math.inf,

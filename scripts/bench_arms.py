@@ -47,9 +47,9 @@ class Bench:
         torch.manual_seed(1)
         return make_model(self.config.model, self.tokenizer).to(self.where)
 
-    def sampler(self, max_tokens: int | None = None) -> EpisodeSampler:
-        """Return a sampler of the same episodes for every arm."""
-        batch = replace(self.config.batch, max_tokens=max_tokens or self.config.batch.max_tokens)
+    def sampler(self, batches: int) -> EpisodeSampler:
+        """Return a sampler, the same for every arm, of episodes of so many batches of `batch.max_tokens` each."""
+        batch = replace(self.config.batch, max_tokens=batches * self.config.batch.max_tokens)
         return EpisodeSampler(self.tasks, self.config.outer, batch, self.tokenizer.pad_id, seed=1)
 
     def wait(self) -> None:
@@ -68,7 +68,7 @@ def ours(bench: Bench, learner: str, inner_steps: int) -> Step:
     initialization = bench.model()
     made = learner_class(learner)(initialization, config)
     optimizer = outer_optimizer(initialization, made.own, config.outer)
-    loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler()
+    loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler(inner_steps + made.query)
 
     def step(number: int) -> int:
         episodes = made.meta_batch(sampler, number)
@@ -85,7 +85,7 @@ def plain(bench: Bench, batches: int) -> Step:
     """
     model = bench.model()
     optimizer = outer_optimizer(model, nn.Module(), bench.config.outer)
-    loss, sampler = Loss(bench.config.outer.label_smoothing, bench.config.run.precision), bench.sampler()
+    loss, sampler = Loss(bench.config.outer.label_smoothing, bench.config.run.precision), bench.sampler(batches)
 
     def step(number: int) -> int:
         episodes = sampler.meta_batch(number, batches, query=False)
@@ -119,7 +119,7 @@ def higher_fomaml(bench: Bench, inner_steps: int, *, our_batches: bool) -> Step:
         outer_optimizer(model, nn.Module(), bench.config.outer),
         torch.optim.SGD(model.parameters(), lr=RATE),
     )
-    sampler, config = bench.sampler(), bench.config
+    sampler, config = bench.sampler(inner_steps + 1), bench.config
 
     def batch_loss(network: Any, batch: Any) -> torch.Tensor:
         total = torch.zeros((), device=bench.where)

@@ -70,8 +70,7 @@ def _measure(arguments: argparse.Namespace, setting: str) -> list[str]:
     for task in tasks:
         sampler.episode(task, np.random.default_rng(0), arguments.inner_steps)
     first = time.perf_counter() - started
-    batches = arguments.meta_batch * (arguments.inner_steps + 1)
-    steps = min(50, max(1, 1_000_000 // (max_tokens * batches)))
+    steps = min(50, max(1, 1_000_000 // (max_tokens * arguments.meta_batch)))
     rates, cpu_rates, positions, real, passes, count = [], [], [0, 0], [0, 0], 0, 0
     for number in range(arguments.rounds):
         drawn: list[Episode] = []

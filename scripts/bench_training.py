@@ -154,7 +154,6 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     settings = [
         f"batch.max_tokens={arguments.max_tokens}",
-        "inner.max_tokens=0",
         f"batch.micro_tokens={arguments.micro_tokens}",
         f"outer.meta_batch_size={arguments.meta_batch}",
         f"run.precision={arguments.precision}",

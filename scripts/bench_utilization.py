@@ -69,7 +69,7 @@ def counted_flops(bench: Bench, step: Step, numbers: range) -> tuple[int, int]:
 
 def padding(bench: Bench, steps: range) -> float:
     """Return the share of padding in the tokens of both sides of these steps."""
-    sampler, real, padded = bench.sampler(), 0, 0
+    sampler, real, padded = bench.sampler(1), 0, 0
     for number in steps:
         for episode in sampler.meta_batch(number, 0):
             for batch in episode.batches:

@@ -2,7 +2,7 @@
 """The cost of an outer step on many GPUs: compute, bytes reduced, and where the network binds (docs/SCALING.md).
 
 scripts/scaling.py                                      base, 8, 64 and 512 GPUs, the constants below
-scripts/scaling.py --size small --max-tokens 4000 --inner-steps 4
+scripts/scaling.py --size small --max-tokens 4000
 scripts/scaling.py --rate 300e12 --between 25e9        constants that you have measured
 """
 
@@ -30,8 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="base", choices=SIZES)
     parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--max-tokens", type=int, default=16_000, help="target tokens of a logical batch")
-    parser.add_argument("--inner-steps", type=int, default=1)
+    parser.add_argument(
+        "--max-tokens", type=int, default=32_000, help="target tokens of an episode, or of a batch of joint training"
+    )
     parser.add_argument("--tasks", type=int, default=1, help="a GPU and outer step")
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--rate", type=float, default=0.35 * 989e12, help="FLOP/s that training reaches on a GPU")
@@ -42,10 +43,10 @@ def main() -> None:
     encoder, decoder, output = parameters(arguments.size, arguments.vocabulary)
     weights = encoder + decoder + output
     flops = 6 * arguments.max_tokens * weights  # as many source as target tokens; 2 forward, 4 backward
-    compute = arguments.tasks * (arguments.inner_steps + 1) * flops / arguments.rate
+    compute = arguments.tasks * flops / arguments.rate
     gradient = GRADIENT_BYTES * weights
     print(f"{arguments.size}: {weights / 1e6:.1f} M weights, {gradient / 1e6:.0f} MB of gradient an outer step")
-    print(f"compute: {arguments.tasks * (arguments.inner_steps + 1)} gradients of {flops / 1e12:.1f} TFLOP a GPU\n")
+    print(f"compute: {arguments.tasks} episodes of {flops / 1e12:.1f} TFLOP a GPU\n")
     rows = []
     for gpus in arguments.gpus:
         nodes = max(1, gpus // GPUS_A_NODE)

@@ -126,7 +126,6 @@ def test_every_setting_has_a_meaning() -> None:
         ("[outer]\nadam_beta2 = 1", "outer.adam_beta2 must lie between 0 and 1, and not be 1", "0.1"),
         ('[outer]\nlearner = "anil"\n[inner]\noptimizer = "adam"', "inner loop of anil has no Adam", "sign"),
         ('[outer]\nlearner = "maml"\n[inner]\noptimizer = "muon"', "inner loop of maml has no Muon", "sign"),
-        ("[inner]\nmax_tokens = -1", "inner.max_tokens must not be negative", "0 or more"),
         ('[outer]\nparent = "pt-en"', "Learner fomaml has no parent", "transfer"),
         ('[outer]\nlearner = "transfer"\nfirst_pairs = ["pt-en"]', "learns from one pair", "outer.parent"),
         ("[outer]\nfirst_share = 1.5", "first_share must lie between 0 and 1", "share"),

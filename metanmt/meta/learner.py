@@ -38,7 +38,6 @@ class Learner:
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         self.inner = config.inner
         self.inner_steps = config.inner.steps
-        self.batch_tokens = config.inner.max_tokens or config.batch.max_tokens
         self.own = nn.Module()
         """What is meta-learned beside the initialisation; saved, reduced and clipped by itself."""
         self._initialization = initialization
@@ -59,7 +58,7 @@ class Learner:
 
     def meta_batch(self, sampler: EpisodeSampler, step: int, ranks: Ranks = ALONE) -> list[Episode]:
         """Return the episodes of a step, or of several processes this one's share, with the batches that it wants."""
-        return sampler.meta_batch(step, self.inner_steps, query=self.query, max_tokens=self.batch_tokens, ranks=ranks)
+        return sampler.meta_batch(step, self.inner_steps, query=self.query, ranks=ranks)
 
     def load(self, initialization: nn.Module) -> None:
         """Let the fast weights start at the initialisation."""

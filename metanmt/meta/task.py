@@ -189,7 +189,7 @@ class EpisodeSampler:
 
     def __init__(self, tasks: Sequence[Task], outer: OuterConfig, batch: BatchConfig, pad_id: int, seed: int) -> None:
         self.outer, self.batch, self.pad_id, self.seed = outer, batch, pad_id, seed
-        self._shelves: dict[tuple[Pair, str, int], Shelves] = {}
+        self._shelves: dict[tuple[Pair, str], Shelves] = {}
         self.only(*tasks)
 
     def only(self, *tasks: Task) -> None:
@@ -215,41 +215,37 @@ class EpisodeSampler:
         chosen = rng.choice(len(self.tasks), count, replace=count > len(self.tasks), p=self.probabilities)
         return [self.tasks[index] for index in chosen]
 
-    def meta_batch(
-        self, step: int, inner_steps: int, *, query: bool = True, max_tokens: int = 0, ranks: Ranks = ALONE
-    ) -> list[Episode]:
+    def meta_batch(self, step: int, inner_steps: int, *, query: bool = True, ranks: Ranks = ALONE) -> list[Episode]:
         """Return the episodes of a step, each with `inner_steps` support batches and, if asked, a query batch.
 
-        Batches are of `max_tokens` target tokens (0: of those of the configuration). Of several processes, each is
-        given its own share of the episodes.
+        Of several processes, each is given its own share of the episodes.
         """
         tasks = self.draw_tasks(step)
         return [
-            self.episode(tasks[place], (self.seed, step, 1 + place), inner_steps, query=query, max_tokens=max_tokens)
+            self.episode(tasks[place], (self.seed, step, 1 + place), inner_steps, query=query)
             for place in ranks.share(range(len(tasks)))
         ]
 
-    def episode(
-        self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True, max_tokens: int = 0
-    ) -> Episode:
+    def episode(self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True) -> Episode:
         """Return one episode of sentences drawn at random from those of like lengths.
 
-        Support and query are dealt at random from the same draw, so they have the same distribution of lengths, share
-        no sentence, and are padded little; every sentence of a task is equally likely.
+        All its batches together have `batch.max_tokens` target tokens, however many they are: so every learner makes
+        as many outer steps of its tokens as joint training, whose episode is a single batch. Support and query are
+        dealt at random from the same draw, so they have the same distribution of lengths, share no sentence, and are
+        padded little; every sentence of a task is equally likely.
         """
         rng = np.random.default_rng(seed)
         hands = inner_steps + query
-        wanted = (max_tokens or self.batch.max_tokens) * hands
-        chosen = self._shelves_of(task, wanted).draw(wanted, hands, rng)
+        chosen = self._shelves_of(task).draw(self.batch.max_tokens, hands, rng)
         batches = [
             make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id, self.batch.pass_tokens)
             for part in deal(task.bitext, chosen, hands, rng)
         ]
         return Episode(task.pair, tuple(batches[:inner_steps]), batches[-1] if query else None, seed)
 
-    def _shelves_of(self, task: Task, wanted: int) -> Shelves:
-        """Return the shelves of a task for episodes of that size, made when first asked for."""
-        key = task.pair, task.train_set, wanted
+    def _shelves_of(self, task: Task) -> Shelves:
+        """Return the shelves of a task, made when first asked for."""
+        key = task.pair, task.train_set
         if key not in self._shelves:
-            self._shelves[key] = Shelves.of(task, self.batch.window, wanted)
+            self._shelves[key] = Shelves.of(task, self.batch.window, self.batch.max_tokens)
         return self._shelves[key]

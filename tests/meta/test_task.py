@@ -61,16 +61,19 @@ def test_support_and_query_share_no_sentence() -> None:
 
 def test_batches_have_the_size_that_was_asked_for() -> None:
     drawn = sampler([task("de", 5000), task("fr", 5000)])
-    sizes = [b.target_tokens for step in range(40) for e in drawn.meta_batch(step, 1) for b in e.batches]
+    sizes = [e.target_tokens for step in range(80) for e in drawn.meta_batch(step, 0)]
     assert np.mean(sizes) == pytest.approx(BATCH.max_tokens, rel=0.1)
     assert max(sizes) < 1.6 * BATCH.max_tokens
     assert Episode(Pair("de", "en"), (), None).target_tokens == 0
 
 
-def test_batches_of_another_size_may_be_asked_for() -> None:
+@pytest.mark.parametrize(("inner_steps", "query"), [(1, True), (4, False), (3, True)])
+def test_an_episode_costs_the_same_however_many_batches_it_has(inner_steps: int, query: bool) -> None:
     drawn = sampler([task("de", 5000), task("fr", 5000)])
-    episodes = [e for step in range(40) for e in drawn.meta_batch(step, 1, max_tokens=100)]
-    assert np.mean([b.target_tokens for e in episodes for b in e.batches]) == pytest.approx(100, rel=0.15)
+    episodes = [e for step in range(80) for e in drawn.meta_batch(step, inner_steps, query=query)]
+    assert np.mean([e.target_tokens for e in episodes]) == pytest.approx(BATCH.max_tokens, rel=0.1)
+    sizes = np.array([[b.target_tokens for b in e.batches] for e in episodes])
+    assert sizes.mean(axis=0) == pytest.approx(BATCH.max_tokens / (inner_steps + query), rel=0.3)
 
 
 def test_every_sentence_is_equally_likely() -> None:

@@ -17,7 +17,6 @@ from metanmt.recipes import meta_train
 from tests.recipes.conftest import SETTINGS, relative_error, small_config
 
 MORE = (
-    "inner.max_tokens=60",  # `tiny`, which the command begins with, has another
     "outer.max_target_tokens=4000",
     "model.dropout=0.2",
     "outer.meta_batch_size=3",

@@ -21,7 +21,6 @@ class Joint(Learner):
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         super().__init__(initialization, config)
         self.inner_steps = 0
-        self.batch_tokens = config.batch.max_tokens
 
     def load(self, initialization: nn.Module) -> None:
         """Do nothing: there are no fast weights."""
