@@ -22,7 +22,8 @@ from metanmt.report import table
 from metanmt.runlog import duration, say
 
 CONFIG = "tiny"
-LEARNERS = ("joint", "fomaml")
+LEARNERS = ("joint", "fomaml", "reptile")
+"""Learners, each of the configuration of its name; the first is the one whose joint phase the others take over."""
 SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
 TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")
 SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
@@ -32,7 +33,7 @@ EXAMPLES = 3
 def run(
     out: Path, *, languages: Sequence[str] = (), budget_words: int = 2000, target_tokens: int | None = None
 ) -> dict[str, Any]:
-    """Prepare, meta-train two learners at equal cost, adapt to every unseen language, evaluate.
+    """Prepare, meta-train by three learners at equal cost, adapt to every unseen language, evaluate.
 
     Args:
         out: the demo's folder; what an interrupted demo left there is gone on with.
@@ -59,8 +60,8 @@ def run(
         settings = [f"outer.max_target_tokens={target_tokens}"] if target_tokens else []
         given = "".join(f" --set {setting}" for setting in (*SHORT, *settings))
         given += f" --joint-phase {first}" if first else ""
-        _command(f"meta-train {CONFIG} --data {data} --learner {learner} --out {folder}{given}")
-        config = load_config(Path(CONFIG), [*SHORT, *settings, f"outer.learner={learner}"])
+        _command(f"meta-train {learner} --data {data} --out {folder}{given}")
+        config = load_config(Path(learner), [*SHORT, *settings])
         meta_train.run(config, data, folder, resume=folder.exists(), joint_phase=first)
     rows = []
     for pair in pairs:
