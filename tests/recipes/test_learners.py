@@ -27,13 +27,14 @@ SHORT = (
     "inner.hidden=4",
     "outer.parent_share=0.4",
 )
+LARGE = "batch.max_tokens=360"  # few outer steps: those of an LSTM are slow
 
 
 @pytest.mark.parametrize("learner", ["maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"])
 def test_it_learns_and_resumes_to_the_same_bits(
     learner: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(*SHORT, f"outer.learner={learner}")
+    config = small_config(*SHORT, *[LARGE] * (learner != "transfer"), f"outer.learner={learner}")
     facts = meta_train.run(config, data, tmp_path / "whole")
     assert facts["target_tokens"] >= 2500
     lines = [line for line in metrics(tmp_path / "whole") if "phase" in line]
@@ -50,7 +51,7 @@ def test_it_learns_and_resumes_to_the_same_bits(
 
 @pytest.mark.parametrize("learner", ["meta-sgd", "lstm"])
 def test_what_is_learned_beside_the_initialisation_moves(learner: str, data: Path, tmp_path: Path) -> None:
-    meta_train.run(small_config(*SHORT, f"outer.learner={learner}"), data, tmp_path / "run")
+    meta_train.run(small_config(*SHORT, LARGE, f"outer.learner={learner}"), data, tmp_path / "run")
     tensors = load_file(tmp_path / "run" / "last" / "trainer.safetensors")
     own = {name: tensor for name, tensor in tensors.items() if f"{name}.exp_avg" in tensors}
     assert own
