@@ -73,9 +73,12 @@ def test_fomaml_without_inner_steps_is_the_joint_gradient(theta: Weight) -> None
     assert outer_gradient(learner_of("joint", joint), joint)[0] == gradient
 
 
-def test_reptile_with_one_sgd_step_is_the_gradient(theta: Weight) -> None:
+def test_reptile_with_one_sgd_step_is_the_gradient(theta: Weight, capsys: pytest.CaptureFixture[str]) -> None:
     gradient, _ = outer_gradient(adapted("reptile", theta, steps=1), theta, None)
     assert gradient == pytest.approx(2 * (THETA - 1))
+    assert "is joint training" in capsys.readouterr().err
+    adapted("reptile", theta)
+    assert capsys.readouterr().err == ""
 
 
 def test_reptile_is_the_mean_of_the_gradients_along_the_way(theta: Weight) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from metanmt.config import Config
 from metanmt.data.batch import Batch
 from metanmt.meta.adaptation import Loss
 from metanmt.meta.learner import Learner
 from metanmt.meta.weights import accumulate_difference
+from metanmt.runlog import say
 
 
 class Reptile(Learner):
@@ -22,6 +24,11 @@ class Reptile(Learner):
     """
 
     query = False
+
+    def __init__(self, initialization: nn.Module, config: Config) -> None:
+        super().__init__(initialization, config)
+        if self.inner_steps == 1 and self.inner.optimizer == "sgd":
+            say("Reptile with one inner step of SGD is joint training: give it more, such as --set inner.steps=4.")
 
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the direction from the adapted weights back to the initialisation; there is no query loss."""
