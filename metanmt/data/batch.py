@@ -185,8 +185,10 @@ def deal(bitext: Bitext, indices: Indices, hands: int, rng: np.random.Generator)
     Every part gets at least one sentence; there must be at least `hands` of them.
     """
     indices = rng.permutation(indices)
-    tokens = np.cumsum(bitext.target.lengths(indices))
-    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, hands) / hands, side="left") + 1
+    tokens = bitext.target.lengths(indices)
+    # A sentence across a border goes to the side where more of it lies: else the earlier parts would be the larger.
+    middles = np.cumsum(tokens) - tokens / 2
+    cuts = np.searchsorted(middles, int(tokens.sum()) * np.arange(1, hands) / hands)
     for hand in range(hands - 1):
         low = cuts[hand - 1] + 1 if hand else 1
         cuts[hand] = np.clip(cuts[hand], low, len(indices) - (hands - 1 - hand))

@@ -54,6 +54,18 @@ def test_parts_are_disjoint_whole_and_about_equal() -> None:
     assert max(sizes) - min(sizes) <= 2 * 30
 
 
+def test_no_part_is_larger_than_another_on_average() -> None:
+    """The support and query batches of an episode come from one deal; the first is not to hold more than the last."""
+    bitext = make_bitext(40)
+    mean = np.zeros(4)
+    for seed in range(2_000):
+        mean += [
+            bitext.target.lengths(part).sum() for part in deal(bitext, np.arange(40), 4, np.random.default_rng(seed))
+        ]
+    mean /= 2_000
+    assert max(mean) - min(mean) < 0.02 * sum(mean) / 4
+
+
 @pytest.mark.parametrize("hands", [1, 2, 5])
 def test_every_hand_gets_a_sentence(hands: int) -> None:
     """One sentence outweighs all others together; still nobody goes empty."""
