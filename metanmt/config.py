@@ -7,13 +7,13 @@ overrides a key. The help texts of the command line are made from the `setting` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from metanmt.errors import ConfigError
-from metanmt.sections import build, override, read_toml, setting
+from metanmt.sections import build, merged, override, read_toml, setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 CONFIGS = Path(__file__).parent / "configs"
@@ -274,10 +274,24 @@ class Config:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a TOML file, or of a shipped one by name ("tiny"), with `--set` overrides.
 
-    A file that begins with `extends = "tiny"` says only what differs from that one.
+    A file that begins with `extends = "tiny"` says only what differs from that one. What it leaves open of the inner
+    loop is as in the shipped configuration of its learner. Where it names a learner and the overrides name another, its
+    inner loop is not that one's: then all of it is from there, overrides aside.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
     """
     values, path = read_toml(path, CONFIGS, "configuration")
+    own, chosen = _learner(values), _learner(override({}, overrides))
+    if own and chosen and own != chosen:
+        values = {key: section for key, section in values.items() if key != "inner"}
+    of_learner = CONFIGS / f"{chosen or own or OuterConfig.learner}.toml"
+    if of_learner.is_file():
+        inner = read_toml(of_learner, CONFIGS, "configuration")[0].get("inner", {})
+        values = merged({"inner": inner}, values)
     return build(Config, override(values, overrides), where=str(path))
+
+
+def _learner(values: Mapping[str, Any]) -> str:
+    outer = values.get("outer")
+    return str(outer.get("learner", "")) if isinstance(outer, Mapping) else ""

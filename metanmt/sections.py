@@ -63,12 +63,13 @@ def read_toml(
     base, _ = read_toml(found.parent / name, shipped, what, alternatives, (*chain, found))
     if set(alternatives) & set(values):
         base = {key: value for key, value in base.items() if key not in alternatives}
-    return _merged(base, values), found
+    return merged(base, values), found
 
 
-def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values laid over others: they replace, but sections are merged key by key."""
     both = {
-        key: _merged(base[key], value)
+        key: merged(base[key], value)
         for key, value in values.items()
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
     }

@@ -127,7 +127,11 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", type=Path, metavar="CONFIG.toml", help="a configuration file, or a shipped name: tiny")
     sub.add_argument("--data", type=Path, required=True, metavar="DATA", help="the prepared data folder")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
-    sub.add_argument("--learner", choices=get_args(LearnerName), help="short for --set outer.learner=...")
+    sub.add_argument(
+        "--learner",
+        choices=get_args(LearnerName),
+        help="this learner, with its own inner loop; short for --set outer.learner=...",
+    )
     sub.add_argument("--parent", metavar="PAIR", help="for --learner transfer: the parent pair, or auto")
     sub.add_argument(
         "--lexicon", choices=["plain", "universal"], help="source embeddings; short for --set model.lexicon=..."

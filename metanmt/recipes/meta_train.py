@@ -107,9 +107,11 @@ class _Training:
         self.joint_phase_saved = self.joint_phase_over()
         if self.state.step == 0:
             outer, processes = self.config.outer, f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
+            steps, rate = self.learner.inner_steps, self.config.inner.learning_rate
+            inner = f"{steps} inner step{'s' * (steps > 1)} at {rate:g}, " if steps else ""
             say(
-                f"{outer.learner}: {parameter_count(self.initialization):,} parameters, {len(self.tasks)} tasks, "
-                f"{outer.max_target_tokens:,} target tokens, on {device()}{processes}"
+                f"{outer.learner}: {inner}{parameter_count(self.initialization):,} parameters, {len(self.tasks)} "
+                f"tasks, {outer.max_target_tokens:,} target tokens, on {device()}{processes}"
             )
         if self.learner.one_task:
             self.find_parent()
