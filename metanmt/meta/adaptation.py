@@ -51,7 +51,8 @@ def adapt(fast_model: nn.Module, support: Sequence[Batch], inner: InnerConfig, l
         for batch in support:
             losses.append(loss.backward(fast_model, batch))
             step()
-            fast_model.zero_grad()
+            for weight in fast:
+                weight.grad = None
     return losses
 
 

@@ -13,9 +13,11 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from metanmt.data.batch import MicroBatch
+from metanmt.runtime import keep_freed_memory
 
 # Each kernel that oneDNN compiles takes half a megabyte, and it keeps 1,024 of them; to compile one again is cheap.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+keep_freed_memory()
 
 CPU_FEATURES = ("avx512_bf16", "amx_bf16")
 EVEN_TOKENS = 8
