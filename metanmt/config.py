@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,6 +227,12 @@ RANGES = (
 )
 """Settings, the least and the largest value they may have, in words, and the remedy."""
 
+LEARNERS_OWN = {
+    "inner": tuple(item.name for item in fields(InnerConfig)),
+    "outer": ("joint_share", "own_rate_scale"),
+}
+"""Settings by section of which each learner has its own, in the shipped configuration of its name."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -274,24 +280,33 @@ class Config:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a TOML file, or of a shipped one by name ("tiny"), with `--set` overrides.
 
-    A file that begins with `extends = "tiny"` says only what differs from that one. What it leaves open of the inner
-    loop is as in the shipped configuration of its learner. Where it names a learner and the overrides name another, its
-    inner loop is not that one's: then all of it is from there, overrides aside.
+    A file that begins with `extends = "tiny"` says only what differs from that one. What it leaves open of the settings
+    that are its learner's own (`LEARNERS_OWN`) is as in the shipped configuration of that learner. Where it names a
+    learner and the overrides name another, what it says of them is not meant for that one: all of them are from there.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
     """
     values, path = read_toml(path, CONFIGS, "configuration")
-    own, chosen = _learner(values), _learner(override({}, overrides))
-    if own and chosen and own != chosen:
-        values = {key: section for key, section in values.items() if key != "inner"}
-    of_learner = CONFIGS / f"{chosen or own or OuterConfig.learner}.toml"
+    named, chosen = (_section(part, "outer").get("learner", "") for part in (values, override({}, overrides)))
+    if named and chosen and named != chosen:
+        values = {section: _only(section, content, own=False) for section, content in values.items()}
+    of_learner = CONFIGS / f"{chosen or named or OuterConfig.learner}.toml"
     if of_learner.is_file():
-        inner = read_toml(of_learner, CONFIGS, "configuration")[0].get("inner", {})
-        values = merged({"inner": inner}, values)
+        shipped, _ = read_toml(of_learner, CONFIGS, "configuration")
+        values = merged(
+            {section: _only(section, shipped.get(section, {}), own=True) for section in LEARNERS_OWN}, values
+        )
     return build(Config, override(values, overrides), where=str(path))
 
 
-def _learner(values: Mapping[str, Any]) -> str:
-    outer = values.get("outer")
-    return str(outer.get("learner", "")) if isinstance(outer, Mapping) else ""
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _only(section: str, content: Any, *, own: bool) -> Any:
+    """Return what of a section is a learner's own, or the rest of it."""
+    if section not in LEARNERS_OWN or not isinstance(content, Mapping):
+        return content
+    return {key: value for key, value in content.items() if (key in LEARNERS_OWN[section]) == own}

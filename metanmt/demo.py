@@ -17,13 +17,14 @@ from metanmt.data.manifest import shipped_manifest
 from metanmt.data.store import TokenStore
 from metanmt.errors import UsageError
 from metanmt.files import write_json
+from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
 from metanmt.runlog import duration, say
 
 CONFIG = "tiny"
 LEARNERS = ("joint", "fomaml", "reptile")
-"""Learners, each of the configuration of its name; the first is the one whose joint phase the others take over."""
+"""Learners, each of the configuration of its name; those that begin like the first take its joint phase over."""
 SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
 TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")
 SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
@@ -55,14 +56,15 @@ def run(
         prepare.run(shipped_manifest("cldr"), data, languages=languages)
     pairs = TokenStore.open(data).pairs("meta-test")
     runs = {learner: out / f"run-{learner}" for learner in LEARNERS}
+    settings = [*SHORT, *([f"outer.max_target_tokens={target_tokens}"] if target_tokens else [])]
+    configs = {learner: load_config(Path(learner), settings) for learner in LEARNERS}
+    first, *others = LEARNERS
     for learner, folder in runs.items():
-        first = None if learner == LEARNERS[0] else runs[LEARNERS[0]]  # their joint phase is the same
-        settings = [f"outer.max_target_tokens={target_tokens}"] if target_tokens else []
-        given = "".join(f" --set {setting}" for setting in (*SHORT, *settings))
-        given += f" --joint-phase {first}" if first else ""
+        taken = runs[first] if learner in others and same_joint_phase(configs[learner], configs[first]) else None
+        given = "".join(f" --set {setting}" for setting in settings)
+        given += f" --joint-phase {taken}" if taken else ""
         _command(f"meta-train {learner} --data {data} --out {folder}{given}")
-        config = load_config(Path(learner), [*SHORT, *settings])
-        meta_train.run(config, data, folder, resume=folder.exists(), joint_phase=first)
+        meta_train.run(configs[learner], data, folder, resume=folder.exists(), joint_phase=taken)
     rows = []
     for pair in pairs:
         rows += _language(pair, data, out, runs, budget_words)

@@ -183,30 +183,40 @@ def test_set(tmp_path: Path, text: str, section: str, key: str, value: object) -
         assert config.inner.steps == 2
 
 
-INNER = {"fomaml": (1, 0.02), "reptile": (4, 0.2), "anil": (3, 0.02)}
+OWN = {"joint": (0.6,), "fomaml": (0.6, 1, 0.02), "reptile": (0.2, 4, 0.2), "anil": (0.6, 3, 0.02)}
 
 
-@pytest.mark.parametrize("learner", INNER)
+def own(config: Config) -> tuple[float, ...]:
+    inner = () if config.outer.learner == "joint" else (config.inner.steps, config.inner.learning_rate)
+    return config.outer.joint_share, *inner
+
+
+@pytest.mark.parametrize("learner", OWN)
 @pytest.mark.parametrize("name", ["tiny", "small", "base", "gu2018"])
-def test_a_learner_brings_its_inner_loop(name: str, learner: str) -> None:
-    """Any configuration goes with any learner: FOMAML's inner loop would make joint training of Reptile."""
+def test_a_learner_brings_its_own_settings(name: str, learner: str) -> None:
+    """Any configuration goes with any learner: Reptile with FOMAML's inner loop would be joint training."""
     config = load_config(Path(name), [f"outer.learner={learner}"])
-    if config.outer.learner != load_config(Path(name)).outer.learner:
-        assert (config.inner.steps, config.inner.learning_rate) == INNER[learner]
-    chosen = load_config(Path(name), [f"outer.learner={learner}", "inner.steps=7"])
+    if load_config(Path(name)).outer.learner != learner:
+        assert own(config) == OWN[learner]
+    chosen = load_config(Path(name), [f"outer.learner={learner}", "inner.steps=7", "outer.joint_share=0.5"])
     assert chosen.inner == dataclasses.replace(config.inner, steps=7)
+    assert chosen.outer == dataclasses.replace(config.outer, joint_share=0.5)
 
 
-def test_a_file_has_the_inner_loop_of_its_learner_but_for_what_it_says(tmp_path: Path) -> None:
-    named = '[outer]\nlearner = "anil"\n'
-    assert load_config(write(tmp_path, named)).inner == load_config(Path("anil")).inner
-    path = write(tmp_path, named + "[inner]\nlearning_rate = 0.5\n")
-    assert (load_config(path).inner.steps, load_config(path).inner.learning_rate) == (3, 0.5)
+def test_tiny_is_the_configuration_of_its_learner() -> None:
+    assert load_config(Path("tiny")) == load_config(Path(load_config(Path("tiny")).outer.learner))
+
+
+def test_what_a_file_leaves_open_is_its_learners(tmp_path: Path) -> None:
+    named = '[outer]\nlearner = "anil"\nwarmup_steps = 9\n'
+    assert own(load_config(write(tmp_path, named))) == OWN["anil"]
+    path = write(tmp_path, named + "joint_share = 0.1\n[inner]\nlearning_rate = 0.5\n")
+    assert own(load_config(path)) == (0.1, 3, 0.5)
     assert load_config(path, ["outer.learner=anil"]) == load_config(path)
     other = load_config(path, ["outer.learner=reptile"])
-    assert other.inner == load_config(Path("reptile")).inner
+    assert (own(other), other.outer.warmup_steps) == (OWN["reptile"], 9)
     path = write(tmp_path, "[inner]\nlearning_rate = 0.5\n")  # of any learner
-    assert load_config(path, ["outer.learner=reptile"]).inner.learning_rate == 0.5
+    assert own(load_config(path, ["outer.learner=reptile"])) == (0.2, 4, 0.5)
 
 
 def test_the_last_override_counts_and_the_file_is_not_modified() -> None:
