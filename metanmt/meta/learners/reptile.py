@@ -29,6 +29,8 @@ class Reptile(Learner):
         super().__init__(initialization, config)
         if self.inner_steps == 1 and self.inner.optimizer == "sgd":
             say("Reptile with one inner step of SGD is joint training: give it more, such as --set inner.steps=4.")
+        if config.model.lexicon == "universal":
+            say("Reptile learns the table of a universal lexicon in its joint phase alone: --learner fomaml goes on.")
 
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the direction from the adapted weights back to the initialisation; there is no query loss."""
