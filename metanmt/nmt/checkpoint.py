@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
-from metanmt.errors import CheckpointError
+from metanmt.errors import CheckpointError, UsageError
 from metanmt.nmt.adapter import (
     Base,
     adapter_tokenizer,
@@ -162,6 +162,19 @@ def checkpoint_folder(path: Path) -> Path:
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
     )
+
+
+def keep_base(path: Path, out: Path, *, as_base: bool = False) -> None:
+    """Raise a UsageError if an output folder would replace the base of an adapter, which is no model without it.
+
+    Args:
+        path: a checkpoint or run that is read; of an adapter, the base is not to be replaced.
+        out: the output folder, which is replaced as a whole.
+        as_base: an adapter is about to be made on `path`.
+    """
+    folder = checkpoint_folder(path)
+    if (as_base or is_adapter(folder)) and base_folder(folder).resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"--out {out} would replace the base of the adapter.", "Give another --out.")
 
 
 def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> PreTrainedModel:

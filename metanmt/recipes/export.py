@@ -8,7 +8,7 @@ from typing import Any
 from metanmt.data.language import Pair
 from metanmt.errors import UsageError
 from metanmt.files import new_folder, refuse_existing, write_json
-from metanmt.nmt.checkpoint import checkpoint_folder, load_checkpoint, save_checkpoint
+from metanmt.nmt.checkpoint import checkpoint_folder, keep_base, load_checkpoint, save_checkpoint
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.runtime import versions
 
@@ -27,6 +27,7 @@ def run(model: Path, out: Path, pair_name: str | None = None, *, overwrite: bool
     refuse_existing(
         out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
     )
+    keep_base(model, out)
     pair = Pair.parse(pair_name) if pair_name else None
     network, tokenizer = load_checkpoint(model, pair)
     if lexicon_of(network):

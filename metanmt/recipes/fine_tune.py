@@ -22,7 +22,7 @@ from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.files import new_folder, refuse_existing, write_json
-from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint, load_with_adapter, save_checkpoint
+from metanmt.nmt.checkpoint import check_tokenizer, keep_base, load_checkpoint, load_with_adapter, save_checkpoint
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
 from metanmt.nmt.tuning import hold_out
@@ -99,8 +99,10 @@ def run(
         out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
     )
     text.check()
+    if init != SCRATCH:
+        keep_base(Path(init), out, as_base=config.update == "adapters")
     config = config.resolved(from_scratch=init == SCRATCH)
-    start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), out, seed)
+    start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
     with Interruption() as interruption:
@@ -146,7 +148,6 @@ class _Start:
     update: str
     model: ModelConfig
     adapter: AdapterConfig
-    out: Path
     seed: int
 
     def loaded(self) -> tuple[PreTrainedModel, Tokenizer]:
@@ -154,8 +155,6 @@ class _Start:
         seed_torch(self.seed)
         if self.update == "adapters":
             network, tokenizer = load_with_adapter(Path(self.init), self.adapter)
-            if network.adapter_base.folder.is_relative_to(self.out.resolve()):
-                raise UsageError(f"--out {self.out} would replace the base of the adapter.", "Give another --out.")
         else:
             network, tokenizer = load_checkpoint(Path(self.init))
         set_head(network, self.model.head)

@@ -218,10 +218,6 @@ def test_what_makes_no_sense_is_refused(base: Path, patch: Path, data: Path, tmp
     for update in ("none", "adapters"):
         with pytest.raises(UsageError, match="has learned nothing"):
             adapt("none", data, tmp_path / "out", config={"update": update})
-    own = Path(shutil.copytree(base, tmp_path / "own"))
-    (own / "fine_tune.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UsageError, match="would replace the base"):
-        adapt(own, data, own, overwrite=True)
     with pytest.raises(ConfigError, match=r"'decoder\.layers\.9', which no parameter"):
         adapt(base, data, tmp_path / "out", config={"update": "head"}, model=ModelConfig(head=("decoder.layers.9",)))
     for settings, message in (
@@ -238,6 +234,32 @@ def test_what_makes_no_sense_is_refused(base: Path, patch: Path, data: Path, tmp
     with pytest.raises(CheckpointError, match="is an adapter"):
         meta_train.run(small_config("model.update=adapters", f"model.checkpoint={patch}"), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_base_of_an_adapter_is_not_replaced(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(base, tmp_path / "own" / "base")).parent
+    patch = tmp_path / "patch"
+    adapt(own / "base", data, patch)
+    for folder in (own, own / "base"):
+        for facts in ("fine_tune.json", "export.json"):
+            (folder / facts).write_text("{}", encoding="utf-8")
+    whole = digests(own)
+
+    def loaded(*arguments: Any) -> None:
+        raise AssertionError("refused before any work")
+
+    for module, name in ((export, "load_checkpoint"), (fine_tune, "load_checkpoint"), (fine_tune, "load_with_adapter")):
+        monkeypatch.setattr(module, name, loaded)
+    (tmp_path / "link").symlink_to(own / "base")
+    for out in (own / "base", own, tmp_path / "link"):
+        for start, update in ((own / "base", "adapters"), (patch, "adapters"), (patch, "all"), (patch, "none")):
+            with pytest.raises(UsageError, match="would replace the base of the adapter"):
+                adapt(start, data, out, overwrite=True, config={"update": update})
+        with pytest.raises(UsageError, match="would replace the base of the adapter"):
+            export.run(patch, out, overwrite=True)
+    assert digests(own) == whole
 
 
 def test_ones_own_files(base: Path, tmp_path: Path) -> None:
