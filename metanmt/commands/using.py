@@ -40,7 +40,10 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--reference", type=Path, metavar="FILE", help="your own reference translations")
     sub.add_argument("--bootstrap", type=natural, default=1000, metavar="N", help="resamples for the interval; 0: none")
     sub.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where hypotheses and scores go (default: in the model)"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where hypotheses and scores go (default: folder evaluation in the model)",
     )
     sub.add_argument("--json", action="store_true", help="print the scores as JSON")
 

@@ -22,6 +22,8 @@ FREE = {
     *("run.keep", "run.log_every", "run.checkpoint_minutes"),
 }
 """Settings that a joint phase does not depend on, beside those of the inner loop."""
+ADDED_LATER = shutil.ignore_patterns("evaluation", "ctranslate2-*")
+"""What was made of a checkpoint and put into it, and is no part of it."""
 
 
 class JointPhase:
@@ -74,7 +76,7 @@ class JointPhase:
             shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
         for step in sorted({state["best_step"] or state["step"], state["step"]}):
             with new_folder(run.path(step)) as folder:
-                shutil.copytree(Run(self.source).path(step), folder, dirs_exist_ok=True)
+                shutil.copytree(Run(self.source).path(step), folder, ignore=ADDED_LATER, dirs_exist_ok=True)
                 _without_learner(folder)
         run.link(JOINT, state["step"])
         say(f"The joint phase of {self.source}, up to step {state['step']:,}, is taken over.")

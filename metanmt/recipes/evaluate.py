@@ -39,8 +39,9 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a set of a data folder, or on a pair of files, and return the scores.
 
-    Hypotheses and scores go to `out/PAIR.SET.hyp.LANGUAGE` and `.json` (default: `evaluation` in the checkpoint); of
-    another source with a file of the same name to `PAIR.SET-2`, and so on. A second time replaces the first.
+    Hypotheses and scores go to `out/PAIR.SET.hyp.LANGUAGE` and `.json` (default: `evaluation` in the checkpoint, or in
+    the run); of another source with a file of the same name to `PAIR.SET-2`, and so on. A second time replaces the
+    first; "checkpoint" says of which checkpoint it is.
 
     Args:
         model: a checkpoint, or a run.
@@ -55,7 +56,8 @@ def run(
     started = time.monotonic()
     language = Pair.parse(pair)
     name, paths, sources, references = _texts(language, data, split, source, reference)
-    folder = out or checkpoint_folder(model) / "evaluation"
+    checkpoint = checkpoint_folder(model).resolve()
+    folder = out or _default_folder(model, checkpoint)
     check_writable(folder)
     opened, tokenizer = open_engine(model, engine, quantization, language)
     hypotheses = translate(
@@ -75,6 +77,7 @@ def run(
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
         "model": str(model),
+        "checkpoint": str(checkpoint),
         "pair": pair,
         "set": name,
         "source": str(paths[0].resolve()),
@@ -90,6 +93,12 @@ def run(
     }
     write_json(folder / f"{stem}.json", facts)
     return facts
+
+
+def _default_folder(model: Path, checkpoint: Path) -> Path:
+    """Return `evaluation` in a model; for a checkpoint of a run, in the run, which deletes its checkpoints."""
+    of_run = checkpoint.parent.name == "checkpoints" and not (model / "config.toml").is_file()
+    return checkpoint.parents[1] / "evaluation" / checkpoint.name if of_run else model / "evaluation"
 
 
 def _result_stem(folder: Path, stem: str, source: Path) -> str:

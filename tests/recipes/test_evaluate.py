@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,27 @@ def test_by_default_beside_the_checkpoint(checkpoint: Path, files: tuple[Path, P
     facts = evaluate.run(model=checkpoint, pair="de-en", source=source, reference=reference, beam=1, bootstrap=0)
     assert facts["hypotheses"] == str(checkpoint / "evaluation" / "de-en.news.hyp.en")
     assert facts["scores"]["bleu"]["interval"] is None
+
+
+def test_results_of_a_run_outlive_its_checkpoints(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    run, one, two = tmp_path / "run", "step-00000001", "step-00000002"
+    for name in (one, two):
+        shutil.copytree(checkpoint, run / "checkpoints" / name, ignore=shutil.ignore_patterns("evaluation"))
+    (run / "config.toml").write_text("", encoding="utf-8")
+    for link, name in (("best", one), ("last", two)):
+        (run / link).symlink_to(Path("checkpoints", name))
+
+    def evaluated(model: Path) -> tuple[str, str]:
+        facts = evaluate.run(model=model, pair="de-en", source=files[0], reference=files[1], beam=1, bootstrap=0)
+        return str(Path(facts["hypotheses"]).parent.relative_to(run)), Path(facts["checkpoint"]).name
+
+    assert evaluated(run) == ("evaluation", one)
+    assert evaluated(run / "last") == (f"evaluation/{two}", two)
+    assert evaluated(run / "best") == (f"evaluation/{one}", one)
+    assert not [*run.glob("checkpoints/*/evaluation")]
+    (run / "best").unlink()
+    (run / "best").symlink_to(Path("checkpoints", two))
+    assert evaluated(run) == ("evaluation", two), "of the same name, and it says of what"
 
 
 def test_two_files_of_one_name_keep_their_results(

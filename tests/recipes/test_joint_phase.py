@@ -55,6 +55,21 @@ def test_the_phase_is_not_trained_again(
     assert f"up to step {phase['step']}, is taken over" in capsys.readouterr().err
 
 
+def test_what_was_made_of_a_checkpoint_is_not_copied(
+    data: Path, tmp_path: Path, joint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copytree(joint, tmp_path / "source", symlinks=True))
+    for name in ("evaluation", "ctranslate2-float32"):
+        (source / "joint" / name).mkdir()
+        (source / "joint" / name / "file").write_text("made later", encoding="utf-8")
+    killed_in_step(1, monkeypatch)
+    with pytest.raises(SystemExit):
+        meta_train.run(small_config(*SHORT), data, tmp_path / "run", joint_phase=source)
+    names = {path.name for path in (tmp_path / "run" / "last").iterdir()}
+    assert "trainer.json" in names
+    assert not names & {"evaluation", "ctranslate2-float32"}
+
+
 def test_a_run_that_took_it_over_is_resumed_and_is_a_source_itself(
     data: Path, tmp_path: Path, joint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
