@@ -102,6 +102,9 @@ examples:
   metanmt evaluate --model tuned --data data --pair fi-en --split test
   metanmt evaluate --model tuned --pair fi-en --source test.fi --reference test.en --json
   metanmt evaluate --model tuned --data data --pair fi-en --engine transformers     without ctranslate2
+
+BLEU counts words as sacreBLEU's tokenizer 13a parts them; into Chinese as its tokenizer zh does, and into Japanese,
+Thai, Khmer, Lao and Burmese it counts characters (char). The signature shows which; figures of two do not compare.
 """,
     ),
     "compare": (

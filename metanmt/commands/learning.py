@@ -167,7 +167,12 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
     pair_argument(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="TUNED", help="the checkpoint folder to write")
     sub.add_argument("--data", type=Path, metavar="DATA", help="take the text from a prepared data folder")
-    sub.add_argument("--budget", type=int, metavar="WORDS", help="target words to draw from the text to adapt on")
+    sub.add_argument(
+        "--budget",
+        type=int,
+        metavar="WORDS",
+        help="target words, parted by white space, to draw from the text to adapt on",
+    )
     sub.add_argument("--train-set", default="train", metavar="NAME", help="set of the data folder (default: train)")
     sub.add_argument("--dev-set", default="dev", metavar="NAME", help="set of the data folder (default: dev)")
     sub.add_argument(

@@ -247,7 +247,7 @@ def _score(plan: Plan, pair: Pair, test_set: str, store: TokenStore, model: Path
     )
     hypotheses = list(read_lines(Path(facts["hypotheses"])))
     references = list(read_lines(store.folder / "text" / str(pair) / f"{test_set}.{pair.target}"))
-    bleu, chrf = (counts(name, hypotheses, references) for name in METRICS)
+    bleu, chrf = (counts(name, hypotheses, references, pair.target) for name in METRICS)
     np.savez(folder / COUNTS.format(test_set), bleu=bleu, chrf=chrf)
     shutil.move(facts["hypotheses"], folder / HYPOTHESES.format(test_set))
     shutil.rmtree(evaluation)

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metanmt.nmt.score import bleu_tokenizer
+
 Counts = NDArray[np.float64]
 """What a corpus-level score is computed from, for every sentence: (sentences, counts); they add up."""
 RESAMPLES, SEED = 1_000, 12345
@@ -72,20 +74,21 @@ class PairDifference(Difference):
     resampled: NDArray[np.float64] = field(compare=False, repr=False)
 
 
-def metric(name: str) -> Any:
-    """Return sacreBLEU's metric, as `metanmt evaluate` uses it."""
+def metric(name: str, target: str = "") -> Any:
+    """Return sacreBLEU's metric, as `metanmt evaluate` uses it for a target language."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    return {"bleu": BLEU, "chrf": lambda: CHRF(word_order=2)}[name]()
+    return {"bleu": lambda: BLEU(tokenize=bleu_tokenizer(target)), "chrf": lambda: CHRF(word_order=2)}[name]()
 
 
-def counts(name: str, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+def counts(name: str, hypotheses: Sequence[str], references: Sequence[str], target: str = "") -> Counts:
     """Return the metric's sufficient statistics of every sentence."""
-    return np.array(metric(name)._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64)
+    extract = metric(name, target)._extract_corpus_statistics
+    return np.array(extract(list(hypotheses), [list(references)]), dtype=np.float64)
 
 
 def scorer(name: str) -> Callable[[Counts], float]:
-    """Return the function from summed counts to the corpus-level score."""
+    """Return the function from summed counts to the corpus-level score, whatever the language."""
     compute = metric(name)._compute_score_from_stats
     return lambda sums: float(compute(sums.astype(int).tolist()).score)
 

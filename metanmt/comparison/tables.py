@@ -57,7 +57,7 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
     for row in main["rows"]:
         drawn = cells[row["arm"], row["budget"], row["update"]]
         row["adaptation"] = _adaptation([results_of[cell] for found in drawn.values() for cell in found])
-    signed = next(iter(results_of.values()))["scores"][plan.test_set]
+    signed = [result["scores"][plan.test_set] for result in results_of.values()]
     return {
         "name": plan.compare.name,
         "train_set": plan.compare.train_set,
@@ -69,7 +69,9 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
         "other_test_sets": others,
         "layers": collect_layers(plan, results_of),
         "training": [_training(plan, arm, out) for arm in plan.arms if arm.trained],
-        "signatures": {metric: signed[metric]["signature"] for metric in METRICS},
+        "signatures": {
+            metric: "; ".join(sorted({scores[metric]["signature"] for scores in signed})) for metric in METRICS
+        },
     }
 
 

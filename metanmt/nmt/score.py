@@ -8,6 +8,10 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 
+CHINESE = ("zh", "zho", "cmn", "yue")
+OTHERS_WITHOUT_SPACES = ("ja", "jpn", "th", "tha", "km", "khm", "lo", "lao", "my", "mya")
+TOKENIZERS = {**dict.fromkeys(CHINESE, "zh"), **dict.fromkeys(OTHERS_WITHOUT_SPACES, "char")}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -28,21 +32,27 @@ class Score:
     interval: float | None = None
 
 
+def bleu_tokenizer(target: str) -> str:
+    """Return sacreBLEU's tokenizer for BLEU into a language: 13a, but one of characters where no spaces part words."""
+    return TOKENIZERS.get(target.partition("_")[0].lower(), "13a")
+
+
 def score(
-    hypotheses: Sequence[str], references: Sequence[str], *, bootstrap: int = 0, ter: bool = True
+    hypotheses: Sequence[str], references: Sequence[str], *, target: str = "", bootstrap: int = 0, ter: bool = True
 ) -> dict[str, dict[str, Any]]:
     """Return BLEU, chrF++ and TER as `{"bleu": {"score": ..., "signature": ..., ...}, ...}`.
 
     Args:
         hypotheses: detokenised translations.
         references: detokenised references, one a hypothesis.
+        target: their language, such as "zh" or "zho_Hans", which BLEU's tokenizer depends on.
         bootstrap: resamples for the confidence interval (Koehn 2004), by sacreBLEU with its own seed; 0 for none.
         ter: TER is much slower than the other two.
     """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
     metrics: dict[str, Any] = {
-        "bleu": BLEU(references=[list(references)]),
+        "bleu": BLEU(tokenize=bleu_tokenizer(target), references=[list(references)]),
         "chrf": CHRF(word_order=2, references=[list(references)]),
     }
     if ter:
@@ -75,6 +85,6 @@ def _compute_in_plain_floats(metric: Any) -> None:
     metric._compute_score_from_stats = plain
 
 
-def quick_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def quick_scores(hypotheses: Sequence[str], references: Sequence[str], target: str = "") -> dict[str, float]:
     """Return BLEU and chrF++ as bare figures, to choose weights by and never to report."""
-    return {name: value["score"] for name, value in score(hypotheses, references, ter=False).items()}
+    return {name: value["score"] for name, value in score(hypotheses, references, target=target, ter=False).items()}

@@ -111,7 +111,7 @@ def evaluate_dev(
         sources = [dev.source.sentence(index).tolist() for index in range(len(dev))]
         outputs = translate_ids(model, sources, beam=1, forced_bos_id=tokenizer.forced_bos_id(pair))
         references = tokenizer.decode([dev.target.sentence(index).tolist() for index in range(len(dev))])
-        scores = quick_scores(tokenizer.decode(outputs), references)
+        scores = quick_scores(tokenizer.decode(outputs), references, pair.target)
     model.train(was_training)
     return Evaluation(update, total / batch.target_tokens, scores["bleu"], scores["chrf"])
 

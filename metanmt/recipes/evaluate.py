@@ -70,7 +70,7 @@ def run(
         batch_tokens=batch_tokens,
         label=f"translate {pair} {name}",
     )
-    scores = score(hypotheses, references, bootstrap=bootstrap)
+    scores = score(hypotheses, references, target=language.target, bootstrap=bootstrap)
     folder.mkdir(parents=True, exist_ok=True)
     stem = _result_stem(folder, f"{pair}.{name}", paths[0])
     hypothesis_file = folder / f"{stem}.hyp.{language.target}"

@@ -41,6 +41,16 @@ def test_summed_counts_give_sacrebleus_own_score(name: str) -> None:
     assert found == pytest.approx(score(hypotheses, REFERENCES, ter=False)[name]["score"], abs=1e-12)
 
 
+def test_counts_are_of_the_target_language() -> None:
+    hypotheses, references = (
+        ["今天是星期三的早上我们去", "明天我们再来看看"],
+        ["今天是星期四的早上我们去", "明天我们再来看一看"],
+    )
+    found = scorer("bleu")(counts("bleu", hypotheses, references, "zh").sum(axis=0))
+    assert found == pytest.approx(score(hypotheses, references, target="zh", ter=False)["bleu"]["score"], abs=1e-12)
+    assert found > 50
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_identical_systems_do_not_differ(name: str) -> None:
     systems = [counts(name, corrupted(0.3, seed), REFERENCES) for seed in range(3)]

@@ -12,7 +12,7 @@ import pytest
 
 from metanmt.data.sources import read_lines
 from metanmt.files import write_text
-from metanmt.nmt.score import quick_scores, score
+from metanmt.nmt.score import bleu_tokenizer, quick_scores, score
 
 HYPOTHESES = [
     "The cat sat on the mat.",
@@ -98,6 +98,19 @@ def test_nothing_in_common() -> None:
     assert found["bleu"]["score"] < 10
     assert found["chrf"]["score"] == 0
     assert found["ter"]["score"] == 100
+
+
+@pytest.mark.parametrize(
+    ("target", "tokenizer"),
+    [("zh", "zh"), ("zho_Hans", "zh"), *((code, "char") for code in ("ja", "th", "km", "lo", "my")), ("ko", "13a")],
+)
+def test_bleu_into_a_language_without_spaces_counts_characters(target: str, tokenizer: str) -> None:
+    hypothesis, reference = ["今天是星期三的早上我们去"], ["今天是星期四的早上我们去"]
+    found = score(hypothesis, reference, target=target)["bleu"]
+    assert bleu_tokenizer(target) == tokenizer
+    assert f"|tok:{tokenizer}|" in found["signature"]
+    assert (found["score"] > 50) == (tokenizer != "13a"), "two sentences of one word each, or of twelve characters"
+    assert quick_scores(hypothesis, reference, target)["bleu"] == found["score"]
 
 
 def test_quick_scores_are_the_scores() -> None:

@@ -16,6 +16,7 @@ from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CorpusError
 from metanmt.nmt.loss import Loss
+from metanmt.nmt.score import TOKENIZERS
 from metanmt.nmt.tuning import TuningReport, batch_tokens, evaluate_dev, fine_tune, hold_out, planned_updates
 from tests import toy
 
@@ -174,6 +175,17 @@ def test_evaluate_dev_translates_for_bleu_and_chrf(
     assert scored.loss == by_loss.loss
     assert scored.chrf > 0
     assert [scored.value(metric) for metric in ("loss", "bleu", "chrf")] == [-scored.loss, scored.bleu, scored.chrf]
+
+
+def test_dev_bleu_is_of_the_target_language(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, dev: Bitext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.fill(fresh)
+    words = evaluate_dev(fresh, tokenizer, toy.PAIR, dev, 0, Loss(), "bleu")
+    monkeypatch.setitem(TOKENIZERS, toy.PAIR.target, "char")
+    characters = evaluate_dev(fresh, tokenizer, toy.PAIR, dev, 0, Loss(), "bleu")
+    assert characters.chrf == words.chrf
+    assert characters.bleu > words.bleu
 
 
 def rows(bitext: Bitext) -> set[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from metanmt.data.sources import read_lines
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError, CorpusError, MetanmtError, UsageError
 from metanmt.nmt.checkpoint import save_checkpoint
-from metanmt.nmt.score import score
+from metanmt.nmt.score import TOKENIZERS, score
 from metanmt.recipes import evaluate
 from metanmt.report import format_scores
 from tests import toy
@@ -74,6 +74,16 @@ def test_by_default_beside_the_checkpoint(checkpoint: Path, files: tuple[Path, P
     facts = evaluate.run(model=checkpoint, pair="de-en", source=source, reference=reference, beam=1, bootstrap=0)
     assert facts["hypotheses"] == str(checkpoint / "evaluation" / "de-en.news.hyp.en")
     assert facts["scores"]["bleu"]["interval"] is None
+
+
+def test_bleu_is_of_the_target_language(
+    checkpoint: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOKENIZERS, "en", "char")
+    facts = evaluate.run(
+        model=checkpoint, pair="de-en", source=files[0], reference=files[1], beam=1, bootstrap=0, out=tmp_path
+    )
+    assert "|tok:char|" in facts["scores"]["bleu"]["signature"]
 
 
 def test_results_of_a_run_outlive_its_checkpoints(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
