@@ -101,6 +101,7 @@ It converts a checkpoint once, into the folder ctranslate2-float32 in it, and ag
 examples:
   metanmt evaluate --model tuned --data data --pair fi-en --split test
   metanmt evaluate --model tuned --pair fi-en --source test.fi --reference test.en --json
+  metanmt evaluate --model tuned --pair fi-en --source test.tsv
   metanmt evaluate --model tuned --data data --pair fi-en --engine transformers     without ctranslate2
 
 BLEU counts words as sacreBLEU's tokenizer 13a parts them; into Chinese as its tokenizer zh does, and into Japanese,

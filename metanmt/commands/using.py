@@ -36,7 +36,12 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     model_arguments(sub)
     sub.add_argument("--data", type=Path, metavar="DATA", help="take the test set from a prepared data folder")
     sub.add_argument("--split", default="test", metavar="NAME", help="set of the data folder (default: test)")
-    sub.add_argument("--source", type=Path, metavar="FILE", help="your own source sentences")
+    sub.add_argument(
+        "--source",
+        type=Path,
+        metavar="FILE",
+        help="your own source sentences, or one .tsv (source, tab, target) or .jsonl with both sides",
+    )
     sub.add_argument("--reference", type=Path, metavar="FILE", help="your own reference translations")
     sub.add_argument("--bootstrap", type=natural, default=1000, metavar="N", help="resamples for the interval; 0: none")
     sub.add_argument(

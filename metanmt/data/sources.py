@@ -123,6 +123,11 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     )
 
 
+def has_both_sides(path: Path) -> bool:
+    """Return whether a file is one that holds both sides, by its name: TSV or JSONL, compressed or plain."""
+    return _bare_suffix(path) in ROWS
+
+
 def with_compression(path: Path) -> Path:
     """Return the path with whichever compression suffix exists on the disk, or as it is."""
     candidates = (path, *(path.with_name(path.name + suffix) for suffix in COMPRESSIONS))

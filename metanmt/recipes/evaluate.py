@@ -10,7 +10,7 @@ from typing import Any
 
 from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
-from metanmt.data.sources import read_lines
+from metanmt.data.sources import Source, detect_source, has_both_sides, read_pairs
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.files import check_writable, write_json, write_text
@@ -47,7 +47,7 @@ def run(
         model: a checkpoint, or a run.
         pair: such as "fi-en".
         data, split: the prepared data folder and the set in it; or
-        source, reference: two files of your own.
+        source, reference: two files of your own; or one TSV or JSONL with both sides as `source` alone.
         beam, length_penalty, batch_tokens: of the search.
         engine, quantization: as for `open_engine`.
         bootstrap: resamples for the confidence interval, 0 for none.
@@ -55,7 +55,7 @@ def run(
     """
     started = time.monotonic()
     language = Pair.parse(pair)
-    name, paths, sources, references = _texts(language, data, split, source, reference)
+    name, own, sources, references = _texts(language, data, split, source, reference)
     checkpoint = checkpoint_folder(model).resolve()
     folder = out or _default_folder(model, checkpoint)
     check_writable(folder)
@@ -72,7 +72,7 @@ def run(
     )
     scores = score(hypotheses, references, target=language.target, bootstrap=bootstrap)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = _result_stem(folder, f"{pair}.{name}", paths[0])
+    stem = _result_stem(folder, f"{pair}.{name}", own.paths[0])
     hypothesis_file = folder / f"{stem}.hyp.{language.target}"
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
@@ -80,8 +80,8 @@ def run(
         "checkpoint": str(checkpoint),
         "pair": pair,
         "set": name,
-        "source": str(paths[0].resolve()),
-        "reference": str(paths[1].resolve()),
+        "source": str(own.paths[0].resolve()),
+        "reference": str(own.paths[-1].resolve()),
         "sentences": len(sources),
         "scores": scores,
         "beam": beam,
@@ -115,25 +115,26 @@ def _result_stem(folder: Path, stem: str, source: Path) -> str:
 
 def _texts(
     pair: Pair, data: Path | None, split: str, source: Path | None, reference: Path | None
-) -> tuple[str, list[Path], list[str], list[str]]:
-    """Return the name of the test set, its two files, and their lines."""
+) -> tuple[str, Source, list[str], list[str]]:
+    """Return the name of the test set, where it is, and the lines of its two sides."""
     if data is not None and source is None and reference is None:
         sets = TokenStore.open(data).sets(pair)
         if split not in sets:
             raise UsageError(f"{pair} has no set {split!r} in {data}.", did_you_mean(split, sets))
-        name, paths = split, [data / "text" / str(pair) / f"{split}.{side}" for side in (pair.source, pair.target)]
-    elif data is None and source is not None and reference is not None:
-        name, paths = source.stem, [source, reference]
+        own = Source(
+            "moses", tuple(data / "text" / str(pair) / f"{split}.{side}" for side in (pair.source, pair.target))
+        )
+        name = split
+    elif data is None and source is not None and (reference is not None or has_both_sides(source)):
+        own = detect_source([source] if reference is None else [source, reference], pair)
+        name = own.paths[0].stem
     else:
         raise UsageError(
-            "The test set is not given once.", "Give either --data FOLDER, or --source FILE and --reference FILE."
+            "The test set is not given once.",
+            "Give either --data FOLDER, or --source FILE and --reference FILE, or one .tsv or .jsonl by --source.",
         )
-    sources, references = ([normalise(line) for line in read_lines(path)] for path in paths)
-    if len(sources) != len(references):
-        raise CorpusError(
-            f"{paths[0]} has {len(sources):,} lines, {paths[1]} has {len(references):,}.",
-            "Line i of the reference must translate line i of the source.",
-        )
-    if not sources:
-        raise CorpusError(f"{paths[0]} is empty.", "Give a test set with at least one sentence.")
-    return name, paths, sources, references
+    lines = [(normalise(one), normalise(other)) for one, other in read_pairs(own, pair)]
+    if not lines:
+        raise CorpusError(f"{own} is empty.", "Give a test set with at least one sentence.")
+    sources, references = map(list, zip(*lines, strict=True))
+    return name, own, sources, references

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -133,6 +134,30 @@ def test_two_files_of_one_name_keep_their_results(
         assert json.loads((tmp_path / "out" / f"{stem}.json").read_text(encoding="utf-8"))["source"] == str(texts[0])
 
 
+def test_every_way_to_give_the_same_two_sides(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    tsv, packed = tmp_path / "news.tsv", [tmp_path / f"{path.name}.gz" for path in files]
+    tsv.write_text("".join(f"{one}\t{other}\n" for one, other in PAIRS), encoding="utf-8")
+    for path, other in zip(files, packed, strict=True):
+        other.write_bytes(gzip.compress(path.read_bytes()))
+
+    def evaluated(source: Path, reference: Path | None) -> dict[str, Any]:
+        facts = evaluate.run(
+            model=checkpoint,
+            pair="de-en",
+            source=source,
+            reference=reference,
+            beam=1,
+            bootstrap=0,
+            out=tmp_path / "out",
+        )
+        return {key: facts[key] for key in ("source", "reference", "sentences", "scores")}
+
+    expected = evaluated(*files)
+    assert evaluated(files[1], files[0]) == expected, "swapped ones are turned round by their suffixes"
+    for given, paths in (((packed[0], packed[1]), packed), ((packed[1], packed[0]), packed), ((tsv, None), [tsv, tsv])):
+        assert evaluated(*given) == {**expected, "source": str(paths[0]), "reference": str(paths[1])}
+
+
 def test_on_a_prepared_set(run_folder: Path, data: Path, tmp_path: Path) -> None:
     facts = evaluate.run(model=run_folder, pair="fi-en", data=data, beam=1, bootstrap=0, out=tmp_path)
     assert (facts["set"], facts["sentences"]) == ("test", 30)
@@ -150,8 +175,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {
     "both ways": ({"source": "de", "reference": "en", "data": "{tmp}"}, UsageError, "not given once", "either"),
     "no such pair": ({"pair": "de", "source": "de", "reference": "en"}, UsageError, "not a language pair", "fi-en"),
     "no such file": ({"source": "{tmp}/none", "reference": "en"}, CorpusError, "none", ""),
+    "a TSV twice": ({"source": "{tmp}/both.tsv", "reference": "{tmp}/both.tsv"}, UsageError, "not clear", "one .tsv"),
+    "two TSVs": ({"source": "{tmp}/both.tsv", "reference": "{tmp}/more.tsv"}, UsageError, "not clear", "two files"),
+    "one file as both": ({"source": "de", "reference": "de"}, UsageError, "not clear", "two files"),
     "misaligned": ({"source": "de", "reference": "{tmp}/short"}, CorpusError, "has 1", "Line i"),
-    "empty": ({"source": "{tmp}/empty", "reference": "{tmp}/empty"}, CorpusError, "is empty", "one sentence"),
+    "empty": ({"source": "{tmp}/empty", "reference": "{tmp}/empty2"}, CorpusError, "empty", "one sentence"),
     "not UTF-8": ({"source": "{tmp}/latin", "reference": "{tmp}/short"}, CorpusError, "line 1", "iconv"),
     "no model": ({"model": "{tmp}", "source": "de", "reference": "en"}, CheckpointError, "not a checkpoint", "Give"),
     "no data": ({"data": "{tmp}/none"}, MetanmtError, "not a prepared data folder", "prepare"),
@@ -167,7 +195,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_every_mistake_has_its_message(name: str, checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "short").write_text("One line\n")
-    (tmp_path / "empty").write_text("")
+    for empty in ("empty", "empty2"):
+        (tmp_path / empty).write_text("")
+    for both in ("both.tsv", "more.tsv"):
+        (tmp_path / both).write_text("Ein Satz\tA sentence\n")
     (tmp_path / "latin").write_bytes("für\n".encode("latin-1"))
     known = {"de": files[0], "en": files[1]}
     changes, kind, cause, remedy = MISTAKES[name]
