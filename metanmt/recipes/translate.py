@@ -44,33 +44,43 @@ def run(
         out: flushed after every chunk.
 
     Raises:
-        UsageError: a line is not UTF-8.
+        UsageError: a line is not UTF-8; it says how many lines are out.
+        KeyboardInterrupt: likewise.
     """
     pair = Pair.parse(pair_name)
     opened, tokenizer = open_engine(model, engine, quantization, pair)
-    decoded = _decoded(lines)
     with Progress(f"translate {pair}", None, "lines") as progress:
-        while chunk := list(islice(decoded, CHUNK)):
-            for line in translate(
-                opened,
-                tokenizer,
-                chunk,
-                pair,
-                beam=beam,
-                length_penalty=length_penalty,
-                batch_tokens=batch_tokens,
-                label=None,
-            ):
-                out.write(line + "\n")
-            out.flush()
-            progress.advance(len(chunk))
+        decoded = _decoded(lines, progress)
+        try:
+            while chunk := list(islice(decoded, CHUNK)):
+                found = translate(
+                    opened,
+                    tokenizer,
+                    chunk,
+                    pair,
+                    beam=beam,
+                    length_penalty=length_penalty,
+                    batch_tokens=batch_tokens,
+                    label=None,
+                )
+                out.write("".join(f"{line}\n" for line in found))
+                out.flush()
+                progress.advance(len(chunk))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"Stopped; {_written(progress)}.") from None
 
 
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+def _decoded(lines: Iterable[bytes], progress: Progress) -> Iterator[str]:
     start = b""
     for number, raw in enumerate(lines, start=1):
         start = start or raw[:2]
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
-            raise UsageError(f"The input is not UTF-8 at line {number:,}.", conversion_of(start)) from None
+            raise UsageError(
+                f"The input is not UTF-8 at line {number:,}; {_written(progress)}.", conversion_of(start)
+            ) from None
+
+
+def _written(progress: Progress) -> str:
+    return f"{progress.done:,.0f} lines are translated and written"

@@ -213,3 +213,22 @@ def test_input_that_is_not_utf8_names_its_line(checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="not UTF-8 at line 3") as error:
         run_recipe(checkpoint, [b"eins\n", b"zwei\n", "drei für\n".encode("latin-1")])
     assert "iconv" in error.value.remedy
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), "f\u00fcnf\n".encode("latin-1")], ids=["Ctrl-C", "not UTF-8"])
+def test_what_is_out_when_it_ends_early_is_said(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stop: bytes | KeyboardInterrupt
+) -> None:
+    monkeypatch.setattr(recipe, "CHUNK", 2)
+
+    def lines() -> Iterator[bytes]:
+        yield from (f"{source}\n".encode() for source, _ in toy.LEARNED[:5])
+        if isinstance(stop, bytes):
+            yield stop
+        else:
+            raise stop
+
+    out = io.StringIO()
+    with pytest.raises((KeyboardInterrupt, UsageError), match="4 lines are translated and written"):
+        recipe.run(checkpoint, "de-en", beam=1, length_penalty=1.0, batch_tokens=4_000, lines=lines(), out=out)
+    assert out.getvalue().count("\n") == 4
