@@ -69,6 +69,16 @@ MISTAKES = {
         "is for meta-train",
         "--init",
     ),
+    "a setting of another command": (
+        ["fine-tune", "--init", "none", "--pair", "fi-en", "--out", "{tmp}/o", "--set", "model.dropout=0.9"],
+        "--set model.dropout=0.9 is for meta-train",
+        "fine_tune.dropout",
+    ),
+    "an adapter's setting without one": (
+        ["fine-tune", "--init", "run", "--pair", "fi-en", "--out", "{tmp}/o", "--set", "adapter.rank=16"],
+        "--set adapter.rank=16 is for a new adapter",
+        "--update adapters",
+    ),
     "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "not a checkpoint", "meta-train"),
 }
 
@@ -84,6 +94,22 @@ def test_mistakes_exit_with_2_and_one_line_each(name: str, tmp_path: Path, capsy
     assert cause in lines[0]
     assert remedy in lines[1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--bootstrap", "1"], "0 for none, or 2 or more"),
+        (["--length-penalty", "nan"], "nan is not a number of 0 or more"),
+        (["--length-penalty", "-1"], "-1 is not a number of 0 or more"),
+        (["--length-penalty", "inf"], "inf is not a number of 0 or more"),
+    ],
+)
+def test_values_that_mean_nothing(option: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--model", "m", "--data", "d", "--pair", "fi-en", *option])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback() -> None:

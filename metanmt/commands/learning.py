@@ -196,7 +196,8 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def _fine_tune(arguments: argparse.Namespace) -> None:
+def _fine_tune_config(arguments: argparse.Namespace) -> Config:
+    """Return the settings; one that would change nothing is refused."""
     update = [f"fine_tune.update={arguments.update}"] if arguments.update else []
     for text in arguments.set:
         if not text.startswith(("fine_tune.", "adapter.", "run.precision", "batch.micro_tokens", "model.")):
@@ -205,7 +206,30 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"--set {text} is for meta-train.", "Here the start is --init, and what moves --update.")
         if arguments.init != "none" and text.startswith("model.") and not text.startswith("model.head"):
             raise ConfigError(f"--set {text} is for a model from scratch.", "Leave it out: the model is --init's.")
+        if text.startswith("model.dropout"):
+            raise ConfigError(f"--set {text} is for meta-train.", "Here it is --set fine_tune.dropout=...")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")
+    shape = next((text for text in arguments.set if text.startswith("adapter.")), None)
+    if shape and config.fine_tune.update != "adapters":
+        raise ConfigError(f"--set {shape} is for a new adapter.", "Add --update adapters, or leave it out.")
+    if shape and arguments.init != "none":
+        _check_no_adapter(Path(arguments.init), shape)
+    return config
+
+
+def _check_no_adapter(init: Path, shape: str) -> None:
+    from metanmt.nmt.adapter import is_adapter
+    from metanmt.nmt.checkpoint import checkpoint_folder
+
+    if is_adapter(checkpoint_folder(init)):
+        raise ConfigError(
+            f"--set {shape} is for a new adapter, and {init} is one that goes on as it is.",
+            "Leave it out, or give the base by --init.",
+        )
+
+
+def _fine_tune(arguments: argparse.Namespace) -> None:
+    config = _fine_tune_config(arguments)
     from metanmt.recipes import fine_tune
 
     facts = fine_tune.run(

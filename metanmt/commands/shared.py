@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def model_arguments(sub: argparse.ArgumentParser) -> None:
     pair_argument(sub)
     sub.add_argument("--beam", type=positive, default=5, metavar="N", help="beam size; 1 is greedy (default: 5)")
     sub.add_argument(
-        "--length-penalty", type=float, default=1.0, metavar="X", help="above 1 favours longer (default: 1)"
+        "--length-penalty", type=length_penalty, default=1.0, metavar="X", help="above 1 favours longer (default: 1)"
     )
     sub.add_argument(
         "--batch-tokens", type=positive, default=4000, metavar="N", help="source tokens a batch: memory, not result"
@@ -84,6 +85,22 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def resamples(text: str) -> int:
+    """Return how many resamples a confidence interval is made of, for argparse: one gives none."""
+    value = natural(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError("1 gives no interval; give 0 for none, or 2 or more")
+    return value
+
+
+def length_penalty(text: str) -> float:
+    """Return a finite number of 0 or more, for argparse."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
     return value
 
 

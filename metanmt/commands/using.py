@@ -7,7 +7,7 @@ import io
 import sys
 from pathlib import Path
 
-from metanmt.commands.shared import model_arguments, natural, pair_argument, print_json, show
+from metanmt.commands.shared import model_arguments, pair_argument, print_json, resamples, show
 
 
 def _translate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -43,7 +43,9 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
         help="your own source sentences, or one .tsv (source, tab, target) or .jsonl with both sides",
     )
     sub.add_argument("--reference", type=Path, metavar="FILE", help="your own reference translations")
-    sub.add_argument("--bootstrap", type=natural, default=1000, metavar="N", help="resamples for the interval; 0: none")
+    sub.add_argument(
+        "--bootstrap", type=resamples, default=1000, metavar="N", help="resamples for the interval; 0: none"
+    )
     sub.add_argument(
         "--out",
         type=Path,

@@ -40,7 +40,10 @@ from metanmt.nmt.model import (
     make_model,
     set_head,
 )
+from metanmt.runlog import say
 from metanmt.runtime import quiet_transformers
+
+TUNING_FILE = "fine_tune.json"  # what `fine-tune` writes beside a model
 
 
 def save_checkpoint(
@@ -162,6 +165,17 @@ def checkpoint_folder(path: Path) -> Path:
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
     )
+
+
+def say_if_tuned_for_another(path: Path, pair: Pair) -> None:
+    """Say so if a checkpoint was fine-tuned to translate from another language."""
+    folder = checkpoint_folder(path)
+    try:
+        tuned = Pair.parse(json.loads((folder / TUNING_FILE).read_text(encoding="utf-8"))["pair"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+        return
+    if tuned.source != pair.source:
+        say(f"Note: {folder} was fine-tuned for {tuned}, from another language than that of {pair}.")
 
 
 def keep_base(path: Path, out: Path, *, as_base: bool = False) -> None:

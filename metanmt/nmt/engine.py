@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import UsageError
-from metanmt.nmt.checkpoint import base_folder, checkpoint_folder, checkpoint_tokenizer, load_checkpoint
+from metanmt.nmt.checkpoint import (
+    base_folder,
+    checkpoint_folder,
+    checkpoint_tokenizer,
+    load_checkpoint,
+    say_if_tuned_for_another,
+)
 from metanmt.nmt.conversion import converted, obstacle, vocabulary_size
 from metanmt.nmt.model import check_embeddings, first_tokens
 from metanmt.runtime import device
@@ -137,6 +143,8 @@ def open_engine(
     if quantization != "float32" and engine != "ctranslate2":
         raise UsageError(f"{quantization} is not for the engine {engine}.", "Add --engine ctranslate2.")
     folder = checkpoint_folder(path)
+    if pair is not None:
+        say_if_tuned_for_another(folder, pair)
     installed, reason = find_spec("ctranslate2") is not None, obstacle(base_folder(folder))
     if engine == "ctranslate2":
         if not installed:

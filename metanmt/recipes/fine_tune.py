@@ -22,7 +22,15 @@ from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.files import new_folder, refuse_existing, write_json
-from metanmt.nmt.checkpoint import check_tokenizer, keep_base, load_checkpoint, load_with_adapter, save_checkpoint
+from metanmt.nmt.checkpoint import (
+    TUNING_FILE,
+    check_tokenizer,
+    keep_base,
+    load_checkpoint,
+    load_with_adapter,
+    save_checkpoint,
+    say_if_tuned_for_another,
+)
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
 from metanmt.nmt.tuning import hold_out
@@ -30,7 +38,7 @@ from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
 SCRATCH = "none"
-FACTS_FILE = "fine_tune.json"
+FACTS_FILE = TUNING_FILE
 MAX_SENTENCE_TOKENS = 400
 # Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
 OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
@@ -49,11 +57,15 @@ class Text:
     dev_files: Sequence[Path] = ()
 
     def check(self) -> None:
-        """Raise a UsageError if it is not given once, or if there are two uses for a set."""
+        """Raise a UsageError if it is not given once, if there are two uses for a set, or none."""
         if bool(self.data) == bool(self.train_files):
             raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
         if self.data and self.dev_files:
             raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
+        if self.train_files and (self.train_set, self.dev_set) != (Text.train_set, Text.dev_set):
+            raise UsageError(
+                "--train-set and --dev-set name sets of a data folder.", "Leave them out, or give --data for --train."
+            )
         if self.data and self.train_set == self.dev_set:
             raise UsageError(
                 f"The set {self.train_set!r} is to be adapted on and chosen by.",
@@ -101,6 +113,7 @@ def run(
     text.check()
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
+        say_if_tuned_for_another(Path(init), pair)
     config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     network, tokenizer, train, dev, drawn = _prepared(start, pair, text)
@@ -195,7 +208,7 @@ def _prepared(
         train = store.bitext(pair, text.train_set)
         optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
         dev = None if optional else store.bitext(pair, text.dev_set)
-        facts |= {"train_set": text.train_set, "dev_set": text.dev_set}
+        facts |= {"train_set": text.train_set, "dev_set": None if dev is None else text.dev_set}
     else:
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None

@@ -16,7 +16,14 @@ from transformers import AutoTokenizer, PreTrainedModel
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError
-from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, load_checkpoint, save_checkpoint
+from metanmt.nmt.checkpoint import (
+    check_tokenizer,
+    checkpoint_folder,
+    load_checkpoint,
+    save_checkpoint,
+    say_if_tuned_for_another,
+)
+from metanmt.nmt.engine import open_engine
 from metanmt.nmt.translate import translate
 from tests import toy
 
@@ -166,3 +173,26 @@ def test_data_of_another_tokenizer(tokenizer: SentencePieceTokenizer) -> None:
     with pytest.raises(CheckpointError, match="data was prepared with another tokenizer than that of run") as error:
         check_tokenizer(tokenizer, "0" * 64, "run", Path("data"))
     assert "--tokenizer run" in error.value.remedy
+
+
+def test_one_that_was_tuned_for_another_language(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(facts: str, pair: str = "fi-en") -> str:
+        (copy / "fine_tune.json").write_text(facts, encoding="utf-8")
+        say_if_tuned_for_another(copy, Pair.parse(pair))
+        return capsys.readouterr().err
+
+    assert (
+        said('{"pair": "de-en"}')
+        == f"Note: {copy} was fine-tuned for de-en, from another language than that of fi-en.\n"
+    )
+    assert [said('{"pair": "de-en"}', pair) for pair in ("de-en", "de-fi")] == ["", ""]
+    assert [said(facts) for facts in ("{}", "[]", "no JSON", '{"pair": 1}', '{"pair": "de"}')] == [""] * 5
+
+
+@pytest.mark.parametrize("engine", ["transformers", "ctranslate2"])
+def test_what_translates_says_that_it_was_tuned_for_another(
+    copy: Path, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "fine_tune.json").write_text('{"pair": "sv-en"}', encoding="utf-8")
+    open_engine(copy, engine, pair=toy.PAIR)
+    assert capsys.readouterr().err.count("was fine-tuned for sv-en") == 1

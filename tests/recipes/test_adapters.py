@@ -236,6 +236,16 @@ def test_what_makes_no_sense_is_refused(base: Path, patch: Path, data: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_an_adapter_keeps_its_shape_and_says_so(
+    patch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fine-tune", "--init", str(patch), "--pair", "fi-en", "--out", str(tmp_path / "out"), "--data", "none"]
+    assert main([*arguments, "--update", "adapters", "--set", "adapter.rank=16"]) == 2
+    said = capsys.readouterr().err
+    assert f"--set adapter.rank=16 is for a new adapter, and {patch} is one" in said
+    assert "give the base" in said
+
+
 def test_the_base_of_an_adapter_is_not_replaced(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

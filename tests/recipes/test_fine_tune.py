@@ -50,6 +50,24 @@ def test_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> Non
     assert other["history"] != facts["history"]
 
 
+def test_a_dev_set_that_is_held_out_has_no_name(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    named = adapt(run_folder, "fi-en", tmp_path / "fi", Text(data=data))
+    held_out = adapt(run_folder, "de-en", tmp_path / "de", Text(data=data))
+    assert [(facts["train_set"], facts["dev_set"]) for facts in (named, held_out)] == [
+        ("train", "dev"),
+        ("train", None),
+    ]
+
+
+def test_going_on_from_what_was_tuned_for_another_language(
+    run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapt(run_folder, "fi-en", tmp_path / "fi", Text(data=data, budget_words=200))
+    assert "Note" not in capsys.readouterr().err
+    adapt(tmp_path / "fi", "lv-en", tmp_path / "lv", Text(data=data, budget_words=200))
+    assert "was fine-tuned for fi-en" in capsys.readouterr().err
+
+
 def test_from_ones_own_files_a_tenth_is_held_out(run_folder: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     facts = adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))
     assert facts["dev_sentences"] == 10
@@ -186,6 +204,12 @@ MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
         UsageError,
         "--dev goes with --train",
         "--dev-set",
+    ),
+    "a set of files": (
+        lambda run, data, files, tmp: (run, "is-en", Text(train_files=files, train_set="train-bible")),
+        UsageError,
+        "name sets of a data folder",
+        "--data",
     ),
     "all of train in dev": (
         lambda run, data, files, tmp: (run, "is-en", Text(train_files=files, dev_files=files)),
