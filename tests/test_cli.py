@@ -153,6 +153,35 @@ def test_nobody_reads_on() -> None:
     assert process.wait() == 141
 
 
+@pytest.mark.parametrize(
+    ("init", "best", "updates", "soup", "said"),
+    [
+        ("run", 7, 10, 0, ", at update 7 of 10, "),
+        ("run", 30, 30, 3, ", average of 3 runs, "),
+        ("run", 0, 10, 0, ", no update of 10 was better: the model is --init's, unchanged, "),
+        ("none", 0, 10, 0, ", no update of 10 was better: the model is untrained, as it began, "),
+        ("run", 0, 0, 0, ", at update 0 of 0, "),
+    ],
+)
+def test_which_weights_fine_tune_kept_is_said(
+    init: str,
+    best: int,
+    updates: int,
+    soup: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from metanmt.recipes import fine_tune
+
+    scores = {"update": best, "chrf": 60.4, "bleu": 50.0}
+    facts = {"init": init, "history": [scores], "best": scores, "updates": updates, "soup": soup, "interrupted": False}
+    sizes = {"sentences": 90, "train_words": 500, "elapsed_seconds": 3.0, "weights_bytes": 10**6}
+    monkeypatch.setattr(fine_tune, "run", lambda *arguments, **more: facts | sizes)
+    assert main(["fine-tune", "--init", init, "--data", "d", "--pair", "fi-en", "--out", "o"]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_json_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from metanmt.recipes import evaluate
 

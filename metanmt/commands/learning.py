@@ -256,15 +256,24 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         print_json(facts)
         _say_if_stopped(facts, arguments.out)
         return
-    first, best, soup = facts["history"][0], facts["best"], facts["soup"]
-    where = f"average of {soup} runs" if soup else f"at update {best['update']} of {facts['updates']}"
+    first, best = facts["history"][0], facts["best"]
     print(
         f"{arguments.out}: dev chrF++ {first['chrf']:.1f} -> {best['chrf']:.1f}, BLEU {first['bleu']:.1f} -> "
-        f"{best['bleu']:.1f} (greedy), {where}, "
+        f"{best['bleu']:.1f} (greedy), {_chosen(facts)}, "
         f"{facts['sentences']:,} pairs, {facts['train_words']:,} words, {duration(facts['elapsed_seconds'])}, "
         f"{facts['weights_bytes'] / 1e6:.1f} MB"
     )
     _say_if_stopped(facts, arguments.out)
+
+
+def _chosen(facts: dict[str, Any]) -> str:
+    """Return which weights were kept."""
+    if facts["soup"]:
+        return f"average of {facts['soup']} runs"
+    if facts["best"]["update"] or not facts["updates"]:
+        return f"at update {facts['best']['update']} of {facts['updates']}"
+    start = "untrained, as it began" if facts["init"] == "none" else "--init's, unchanged"
+    return f"no update of {facts['updates']} was better: the model is {start}"
 
 
 def _say_if_stopped(facts: dict[str, Any], out: Path) -> None:
