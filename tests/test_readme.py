@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from metanmt import help_texts
 from metanmt.cli import parser
 from metanmt.config import Config, InnerConfig, OuterConfig
 from metanmt.data.manifest import load_manifest
+from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.meta.outer import outer_step
 from metanmt.meta.task import Episode
+from metanmt.nmt.checkpoint import save_checkpoint
+from metanmt.nmt.tuning import LARGEST_DEV, SMALLEST_DEV
+from tests import toy
 from tests.meta.quadratic import Parabola, Quadratic, Weight, episode_of, learner_of
+from tests.nmt.test_adapter import make_patch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,6 +117,25 @@ def test_the_learner_that_contributing_shows_works() -> None:
     optimizer = torch.optim.SGD(theta.parameters(), lr=0.3)
     outer_step(theta, episodes, optimizer, learner, OuterConfig(clip_norm=0, meta_batch_size=3), Quadratic())
     assert theta.shared.item() == pytest.approx(3.0 - 0.3 * (1 + 1 - 1) / 3)
+
+
+def test_adapters_beside_each_other_load_without_a_report(
+    tokenizer: SentencePieceTokenizer, toy_model: PreTrainedModel, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "run" / "best", toy_model, tokenizer, toy.PAIR)
+    for name in ("fi", "ro"):
+        (tmp_path / name).symlink_to(make_patch(tmp_path / "run" / "best", tokenizer, name, 1.0))
+    [program] = [block for block in blocks("python") if "load_adapter" in block]
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "LOAD REPORT" not in result.stderr
+
+
+@pytest.mark.parametrize("text", [README, help_texts.COMMANDS["fine-tune"][1]], ids=["README", "help"])
+def test_what_is_held_out_is_what_is_said(text: str) -> None:
+    assert re.search(rf"a tenth\b.*\b{SMALLEST_DEV} to {LARGEST_DEV} pairs", text)
 
 
 def test_the_manifest_loads(tmp_path: Path) -> None:
