@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metanmt.errors import ConfigError
-from metanmt.sections import build, merged, override, read_toml, setting
+from metanmt.sections import SET, build, checked, merged, override, read_toml, setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 CONFIGS = Path(__file__).parent / "configs"
@@ -288,7 +288,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
     """
     values, path = read_toml(path, CONFIGS, "configuration")
-    named, chosen = (_section(part, "outer").get("learner", "") for part in (values, override({}, overrides)))
+    given = override({}, overrides)
+    checked(Config, given, SET)
+    named, chosen = (_section(part, "outer").get("learner", "") for part in (values, given))
     if named and chosen and named != chosen:
         values = {section: _only(section, content, own=False) for section, content in values.items()}
     of_learner = CONFIGS / f"{chosen or named or OuterConfig.learner}.toml"

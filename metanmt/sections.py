@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from metanmt.errors import ConfigError, did_you_mean
 
 Section = TypeVar("Section")
+SET = "--set"  # where an override comes from, for the message
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -83,7 +84,7 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         name, equals, raw = text.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot and key):
-            raise ConfigError(f"--set {text!r} is not an override.", "Write it as section.key=value.")
+            raise ConfigError(f"{SET} {text!r} is not an override.", "Write it as section.key=value.")
         try:
             value = tomllib.loads(f"value = {raw}")["value"]
         except tomllib.TOMLDecodeError:
@@ -100,13 +101,18 @@ def build(section: type[Section], values: Mapping[str, Any], where: str) -> Sect
     Args:
         section: a dataclass of this module.
         values: what the file says; keys that it omits keep their default.
-        where: the file (and section) for the message.
+        where: the file (and section), or `SET`, for the message.
 
     Raises:
         ConfigError: an unknown key (with the nearest name) or a value of the wrong type.
     """
+    return section(**checked(section, values, where))
+
+
+def checked(section: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what `build` fills a section with: it may be of several places, each checked by itself, that make one."""
     hints = typing.get_type_hints(section)
-    known = {item.name for item in dataclasses.fields(section)}  # type: ignore[arg-type]
+    known = {item.name for item in dataclasses.fields(section)}
     filled: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
@@ -122,11 +128,12 @@ def build(section: type[Section], values: Mapping[str, Any], where: str) -> Sect
                 raise ConfigError(f"{key} in {where} must be a section.", f"Write it as [{key}] with keys below it.")
             filled[key] = build(typing.cast(type[Any], hints[key]), value, where=where_key)
         else:
-            filled[key] = _checked(value, hints[key], f"{key} in {where}")
-    return section(**filled)
+            filled[key] = _checked(value, hints[key], key, where)
+    return filled
 
 
-def _checked(value: Any, hint: Any, what: str) -> Any:
+def _checked(value: Any, hint: Any, key: str, where: str) -> Any:
+    what = f"{key} in {where}"
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
@@ -134,8 +141,8 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{what} is {value!r}.", "Write it as a list: [a, b].")
-        return tuple(_checked(item, typing.get_args(hint)[0], what) for item in value)
+            raise ConfigError(f"{what} is {value!r}.", f"Write it as a list: {_as_list(value, key, where)}")
+        return tuple(_checked(item, typing.get_args(hint)[0], key, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -143,6 +150,14 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{what} is {value!r}, not of type {hint.__name__}.", "Give a value of that type.")
     return value
+
+
+def _as_list(value: Any, key: str, where: str) -> str:
+    """Return what was meant by a value that is no list, to be pasted; a shell takes quotes away that are not quoted."""
+    items = [item.strip(" '\"") for item in value.strip(" []").split(",")] if isinstance(value, str) else [value]
+    _, overridden, section = where.partition(f"{SET} [")
+    text = _toml(tuple(items))
+    return f"{SET} '{section.removesuffix(']')}.{key}={text}'" if overridden else f"{key} = {text}"
 
 
 def to_toml(config: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import tomllib
 import typing
 from pathlib import Path
@@ -230,6 +231,32 @@ def test_what_is_not_an_override(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an override") as error:
         override({}, [text])
     assert "section.key=value" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "remedy"),
+    [
+        ("outer.pairs=[de-en]", "pairs in --set [outer] is '[de-en]'.", "'outer.pairs=[\"de-en\"]'"),
+        ("outer.pairs=de-en, cs-en", "is 'de-en, cs-en'.", '\'outer.pairs=["de-en", "cs-en"]\''),
+        ("inner.steps=many", "steps in --set [inner] is 'many'", "of that type"),
+        ("iner.steps=3", "Unknown key 'iner' in --set.", "'inner'"),
+    ],
+)
+def test_a_mistake_of_set_is_not_the_files(tmp_path: Path, text: str, cause: str, remedy: str) -> None:
+    """A shell takes the quotes out of outer.pairs=["de-en"]; what the remedy says can be pasted."""
+    path = write(tmp_path, '[model]\ncheckpoint = "x"')
+    with pytest.raises(ConfigError) as error:
+        load_config(path, ["model.update=adapters", text])  # which goes with the file's checkpoint alone
+    assert cause in error.value.cause
+    assert remedy in error.value.remedy
+    if "pairs" in text:
+        assert load_config(path, shlex.split(error.value.remedy.partition("--set")[2])).outer.pairs[0] == "de-en"
+
+
+def test_a_list_that_is_none_in_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pairs in .*run\.toml \[outer\] is 'de-en'") as error:
+        load_config(write(tmp_path, '[outer]\npairs = "de-en"'))
+    assert error.value.remedy == 'Write it as a list: pairs = ["de-en"]'
 
 
 def test_a_rate_of_zero_stands_for_the_one_that_fits() -> None:
