@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -300,6 +300,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             {section: _only(section, shipped.get(section, {}), own=True) for section in LEARNERS_OWN}, values
         )
     return build(Config, override(values, overrides), where=str(path))
+
+
+def located(config: Config) -> Config:
+    """Return a configuration whose checkpoint, where it is a folder here, is named by its absolute path.
+
+    A link keeps its name: what it leads to, such as the best checkpoint of a run, may change.
+    """
+    name = config.model.checkpoint
+    if not name or not Path(name).is_dir():
+        return config
+    checkpoint = str(Path(name).parent.resolve() / Path(name).name)
+    return replace(config, model=replace(config.model, checkpoint=checkpoint))
+
+
+def differences(config: Config, other: Config) -> dict[str, str]:
+    """Return the settings that differ between two configurations, by name, each in words with both values.
+
+    A checkpoint is the same one however its folder is spelled.
+    """
+    ours, theirs = asdict(located(config)), asdict(located(other))
+    return {
+        f"{section}.{key}": f"{section}.{key} is {theirs[section][key]!r} there and {value!r} here"
+        for section, values in ours.items()
+        for key, value in values.items()
+        if value != theirs[section][key]
+    }
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, make_plan
-from metanmt.config import load_config
+from metanmt.config import differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -145,9 +145,11 @@ def check_runs(plan: Plan, store: TokenStore, out: Path) -> None:
         if not arm.trained or not (run / "config.toml").exists():
             continue
         remedy = "Give another --out (and --runs), or remove that run."
-        if load_config(run / "config.toml") != arm.config:
+        if found := differences(arm.config, load_config(run / "config.toml")):
             raise CheckpointError(
-                f"{run} was meta-trained with another configuration than arm {arm.name} has now.", remedy
+                f"{run} was meta-trained with another configuration than arm {arm.name} has now: "
+                f"{', '.join(found.values())}.",
+                remedy,
             )
         if data_digest(run) not in (None, store.training_digest):
             raise CheckpointError(f"{run} was meta-trained on other data than {store.folder}.", remedy)

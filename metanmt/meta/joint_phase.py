@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from metanmt.config import Config, load_config
+from metanmt.config import Config, differences, load_config
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.files import damage, named_errors, new_folder, write_digests, write_text
 from metanmt.meta.moments import OWN
-from metanmt.meta.run import JOINT, Run, data_digest
+from metanmt.meta.run import JOINT, LOGGING, Run, data_digest
 from metanmt.runlog import say
 
-FREE = {
-    *("outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share"),
-    *("run.keep", "run.log_every", "run.checkpoint_minutes"),
-}
+FREE = {"outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share", *LOGGING}
 """Settings that a joint phase does not depend on, beside those of the inner loop."""
 ADDED_LATER = shutil.ignore_patterns("evaluation", "ctranslate2-*")
 """What was made of a checkpoint and put into it, and is no part of it."""
@@ -48,9 +43,9 @@ class JointPhase:
             raise UsageError(f"{source} is no run.", "Give the folder of a meta-train run by --joint-phase.")
         if config.outer.learner == "transfer":
             raise UsageError("Learner transfer has no joint phase.", "Leave --joint-phase out.")
-        if differences := [*_differences(config, load_config(source / "config.toml"))]:
+        if found := _differences(config, load_config(source / "config.toml")):
             raise UsageError(
-                f"The joint phase of {source} is another one: {', '.join(differences)}.",
+                f"The joint phase of {source} is another one: {', '.join(found)}.",
                 "Give both runs the same settings, learner and inner loop aside; or leave --joint-phase out.",
             )
         if data_digest(source) not in (None, digest):
@@ -85,16 +80,13 @@ class JointPhase:
 def same_joint_phase(config: Config, other: Config) -> bool:
     """Return whether runs of two configurations begin with the same joint phase."""
     learners = config.outer.learner, other.outer.learner
-    return config.outer.joint_share > 0 and "transfer" not in learners and not any(_differences(config, other))
+    return config.outer.joint_share > 0 and "transfer" not in learners and not _differences(config, other)
 
 
-def _differences(config: Config, other: Config) -> Iterator[str]:
-    """Yield the settings that differ and matter, each with both values."""
-    ours, theirs = asdict(config), asdict(other)
-    for section, values in ours.items():
-        for key, value in values.items():
-            if section != "inner" and f"{section}.{key}" not in FREE and value != theirs[section][key]:
-                yield f"{section}.{key} is {theirs[section][key]!r} there and {value!r} here"
+def _differences(config: Config, other: Config) -> list[str]:
+    """Return the settings that differ and matter, each with both values."""
+    found = differences(config, other)
+    return [words for name, words in found.items() if name not in FREE and not name.startswith("inner.")]
 
 
 def _without_learner(folder: Path) -> None:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from metanmt.config import Config, load_config
+from metanmt.config import Config, differences, load_config, located
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
@@ -54,6 +54,8 @@ from metanmt.runtime import versions
 from metanmt.sections import to_toml
 
 JOINT = "joint"  # the link to the end of the joint phase
+LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
+FREE = ("batch.micro_tokens", *LOGGING)  # what may change in the middle of a run
 
 
 class Run:
@@ -83,14 +85,9 @@ class Run:
                 at it; or the configuration or the data differ from those of the run. Memory (`batch.micro_tokens`) and
                 what is logged and kept, and when, may differ.
         """
+        check_run(folder, config, digest, resume=resume)
+        folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, config.run.keep)
-        if not resume:
-            refuse_existing(folder, remedy="Give another --out, or --resume to go on with it.", in_place=True)
-            folder.mkdir(parents=True, exist_ok=True)
-        elif not _is_run(folder):
-            raise UsageError(
-                f"{folder} has no checkpoint to resume from.", "Start it without --resume, in a new folder."
-            )
         run._lock = lock_folder(folder)
         try:
             run._make_or_check(config, digest)
@@ -101,22 +98,11 @@ class Run:
 
     def _make_or_check(self, config: Config, digest: str) -> None:
         """Write what a new run has, or a killed one has not yet; refuse to go on with another configuration or data."""
-        path = self.folder / "config.toml"
-        before = load_config(path) if path.exists() else None
-        if before is None:
-            write_text(path, to_toml(config))
-        elif _as_free_as(config, before) != config:
-            raise UsageError(
-                f"The configuration differs from that of the run {self.folder}.", f"Resume with the same one: {path}."
-            )
+        before = _same_as_before(self.folder, config, digest)
+        if before != located(config):  # in what may change on the way, if there is one
+            write_text(self.folder / "config.toml", to_toml(located(config)))
         if not (self.folder / "run.json").exists():
             write_json(self.folder / "run.json", {"data_digest": digest, "versions": versions()})
-        elif data_digest(self.folder) not in (None, digest):
-            raise CheckpointError(
-                f"The run {self.folder} was trained on other data.", "Give the --data it was started with."
-            )
-        if before not in (None, config):  # in what may change on the way
-            write_text(path, to_toml(config))
         self._refit = before is not None and before.batch.micro_tokens != config.batch.micro_tokens
         remove_leftovers(self.folder)
         remove_leftovers(self.folder / "checkpoints")
@@ -306,11 +292,29 @@ class Run:
         self._last_kind = last["step"], "meta_validation" in last
 
 
-def _as_free_as(config: Config, before: Config) -> Config:
-    """Return an earlier configuration with what may change in the middle of a run as it is now."""
-    now = config.run
-    run = replace(before.run, keep=now.keep, log_every=now.log_every, checkpoint_minutes=now.checkpoint_minutes)
-    return replace(before, run=run, batch=replace(before.batch, micro_tokens=config.batch.micro_tokens))
+def check_run(folder: Path, config: Config, digest: str, *, resume: bool) -> None:
+    """Refuse a run that cannot be begun, or gone on with, before anything is computed; it is as in `Run.open`."""
+    if not resume:
+        refuse_existing(folder, remedy="Give another --out, or --resume to go on with it.", in_place=True)
+    elif not _is_run(folder):
+        raise UsageError(f"{folder} has no checkpoint to resume from.", "Start it without --resume, in a new folder.")
+    else:
+        _same_as_before(folder, config, digest)
+
+
+def _same_as_before(folder: Path, config: Config, digest: str) -> Config | None:
+    """Return the configuration of a run, if it has one yet; refuse another one than that, and other data."""
+    path = folder / "config.toml"
+    before = load_config(path) if path.exists() else None
+    found = differences(config, before) if before else {}
+    if changed := [words for name, words in found.items() if name not in FREE]:
+        raise UsageError(
+            f"The configuration differs from that of the run {folder}: {', '.join(changed)}.",
+            f"Resume with the same one: {path}.",
+        )
+    if data_digest(folder) not in (None, digest):
+        raise CheckpointError(f"The run {folder} was trained on other data.", "Give the --data it was started with.")
+    return before
 
 
 def data_digest(folder: Path) -> str | None:

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from metanmt.config import Config, OuterConfig
-from metanmt.errors import DivergenceError
+from metanmt.errors import DeviceMemoryError, DivergenceError
 from metanmt.meta.distributed import Ranks
 from metanmt.meta.outer import StepReport
 from metanmt.runlog import say
+from metanmt.runtime import device
+
+SMALLEST_MICRO_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,17 @@ class RunState:
         }
 
 
+def beginning(config: Config, inner_steps: int, parameters: int, tasks: int, processes: int) -> str:
+    """Return what is said of a run when it begins."""
+    outer, rate = config.outer, config.inner.learning_rate
+    inner = f"{inner_steps} inner step{'s' * (inner_steps > 1)} at {rate:g}, " if inner_steps else ""
+    among = f" in {processes} processes" if processes > 1 else ""
+    return (
+        f"{outer.learner}: {inner}{parameters:,} parameters, {tasks} tasks, {outer.max_target_tokens:,} target tokens, "
+        f"on {device()}{among}"
+    )
+
+
 def step_metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:
     """Return the line of metrics.jsonl for an outer step; losses are the means over all ranks."""
     metrics: dict[str, Any] = {
@@ -113,6 +127,17 @@ def stop_if_diverged(state: RunState, outer: OuterConfig) -> None:
             "In a new run, lower outer.learning_rate or inner.learning_rate, raise outer.warmup_steps, or set "
             "run.precision=float32; outer.max_skipped is how many are borne.",
         )
+
+
+def halved(micro_tokens: int) -> int:
+    """Return the size of micro-batches after one that memory is too small for, or raise a DeviceMemoryError."""
+    if micro_tokens < 2 * SMALLEST_MICRO_TOKENS:
+        raise DeviceMemoryError(
+            f"The memory of the device is too small, even in micro-batches of {micro_tokens} tokens.",
+            "Choose a smaller model.size, or lower batch.max_sentence_tokens; exact learners hold all of an inner "
+            "loop: for them lower inner.steps or batch.max_tokens.",
+        ) from None
+    return micro_tokens // 2
 
 
 @dataclass

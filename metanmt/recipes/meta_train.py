@@ -19,8 +19,17 @@ from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import StepReport, learning_rate, outer_optimizer, outer_step, set_learning_rate
 from metanmt.meta.parent import choose_parent, named_parent
-from metanmt.meta.run import Run
-from metanmt.meta.state import Clock, RunState, joint_phase_over, step_metrics, stop_if_diverged, validations_due
+from metanmt.meta.run import Run, check_run
+from metanmt.meta.state import (
+    Clock,
+    RunState,
+    beginning,
+    halved,
+    joint_phase_over,
+    step_metrics,
+    stop_if_diverged,
+    validations_due,
+)
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks, named_pairs
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import make_with_adapter
@@ -29,8 +38,6 @@ from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import move_only, parameter_count
 from metanmt.runlog import Progress, say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
-
-SMALLEST_MICRO_TOKENS = 64
 
 
 def run(
@@ -51,6 +58,8 @@ def run(
     store = TokenStore.open(data)
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
+        if ranks.first:
+            check_run(out, config, store.training_digest, resume=resume)
         training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
         phase = JointPhase(joint_phase, config, store.training_digest) if joint_phase and not resume else None
         files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
@@ -106,13 +115,8 @@ class _Training:
         self.clock = Clock(self.state.elapsed_seconds)
         self.joint_phase_saved = self.joint_phase_over()
         if self.state.step == 0:
-            outer, processes = self.config.outer, f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
-            steps, rate = self.learner.inner_steps, self.config.inner.learning_rate
-            inner = f"{steps} inner step{'s' * (steps > 1)} at {rate:g}, " if steps else ""
-            say(
-                f"{outer.learner}: {inner}{parameter_count(self.initialization):,} parameters, {len(self.tasks)} "
-                f"tasks, {outer.max_target_tokens:,} target tokens, on {device()}{processes}"
-            )
+            parameters = parameter_count(self.initialization)
+            say(beginning(self.config, self.learner.inner_steps, parameters, len(self.tasks), self.ranks.size))
         if self.learner.one_task:
             self.find_parent()
 
@@ -251,13 +255,7 @@ class _Training:
                     self.ranks,
                 )
             except torch.OutOfMemoryError:
-                half = self.config.batch.micro_tokens // 2
-                if half < SMALLEST_MICRO_TOKENS:
-                    raise DeviceMemoryError(
-                        f"The memory of the device is too small, even in micro-batches of {2 * half} tokens.",
-                        "Choose a smaller model.size, or lower batch.max_sentence_tokens; exact learners hold all of "
-                        "an inner loop: for them lower inner.steps or batch.max_tokens.",
-                    ) from None
+                half = halved(self.config.batch.micro_tokens)
                 same = "the result stays the same" + ", but for the draw of dropout" * (self.config.model.dropout > 0)
                 say(f"Out of memory: micro-batches of {half:,} tokens from here on; {same}.")
             learner.release()

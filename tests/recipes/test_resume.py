@@ -22,6 +22,7 @@ from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.engine import TransformersEngine
 from metanmt.nmt.loss import Loss
 from metanmt.recipes import meta_train
+from metanmt.sections import to_toml
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config
 from tests.recipes.test_meta_train import metrics
@@ -249,6 +250,46 @@ def test_memory_that_runs_out_in_a_meta_validation_costs_nothing(
             meta_train.run(config, data, tmp_path / "run")
     meta_train.run(config, data, tmp_path / "run", resume=True)
     assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def test_what_differs_is_said_before_anything_else(data: Path, run_folder: Path) -> None:
+    """Also where the other configuration could not be run at all."""
+    with pytest.raises(UsageError, match=r"outer.pairs is \(\) there and \('xx-en',\) here, run.seed is 1 there"):
+        meta_train.run(small_config("outer.pairs=['xx-en']", "run.seed=2"), data, run_folder, resume=True)
+
+
+def test_an_existing_run_is_refused_before_anything_is_computed(data: Path, run_folder: Path) -> None:
+    with pytest.raises(UsageError, match="exists already"):
+        meta_train.run(small_config("outer.pairs=['xx-en']"), data, run_folder)
+
+
+def test_a_run_on_a_checkpoint_is_resumed_from_any_folder(
+    data: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").symlink_to(run_folder)
+    monkeypatch.chdir(tmp_path)
+    relative = small_config("outer.max_target_tokens=300", "validation.times=1", "model.checkpoint=base/best")
+    meta_train.run(relative, data, tmp_path / "run")
+    own = load_config(tmp_path / "run" / "config.toml")
+    assert own.model.checkpoint == str(run_folder.resolve() / "best"), "the link to the best one keeps its name"
+    meta_train.run(relative, data, tmp_path / "run", resume=True)
+    monkeypatch.chdir("/")
+    meta_train.run(own, data, tmp_path / "run", resume=True)
+
+
+def test_a_run_that_names_its_checkpoint_as_it_was_given_is_resumed_too(
+    data: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions wrote it."""
+    monkeypatch.chdir(run_folder.parent)
+    relative = small_config(
+        "outer.max_target_tokens=300", "validation.times=1", f"model.checkpoint={run_folder.name}/best"
+    )
+    meta_train.run(relative, data, tmp_path / "run")
+    path = tmp_path / "run" / "config.toml"
+    path.write_text(to_toml(relative), encoding="utf-8")
+    meta_train.run(relative, data, tmp_path / "run", resume=True)
+    assert load_config(path).model.checkpoint == str(run_folder / "best")
 
 
 def test_what_changes_no_result_may_change_on_the_way(data: Path, tmp_path: Path, run_folder: Path) -> None:
