@@ -16,8 +16,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from metanmt.data.hub import look_up, not_loaded
 from metanmt.data.language import Pair
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError, did_you_mean
+from metanmt.files import write_json
 from metanmt.runtime import quiet_transformers
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
@@ -130,7 +132,7 @@ class SentencePieceTokenizer:
             clean_up_tokenization_spaces=False,
         )
         fast.save_pretrained(folder)
-        _write_facts(folder, {"kind": "sentencepiece"})
+        write_json(folder / FACTS_FILE, {"kind": "sentencepiece"})
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
@@ -154,13 +156,12 @@ class PretrainedTokenizer:
         from transformers import AutoTokenizer
 
         quiet_transformers()
+        look_up(name)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"No tokenizer can be loaded from {name}: {str(error).splitlines()[0]}",
-                "Give the folder of a checkpoint with its tokenizer, or a hub name while online.",
-            ) from None
+            remedy = "Give the folder of a checkpoint with its tokenizer, or a hub name while online."
+            raise not_loaded("tokenizer", name, error, remedy) from None
         self.codes = codes
         self.pad_id, self.eos_id = int(self._tokenizer.pad_token_id), int(self._tokenizer.eos_token_id)
         self.vocabulary_size = len(self._tokenizer)
@@ -209,7 +210,7 @@ class PretrainedTokenizer:
         if pair is not None:
             self._set(pair)
         self._tokenizer.save_pretrained(folder)
-        _write_facts(folder, {"kind": "pretrained", "codes": self.codes})
+        write_json(folder / FACTS_FILE, {"kind": "pretrained", "codes": self.codes})
 
     def _set(self, pair: Pair) -> None:
         if not hasattr(self._tokenizer, "src_lang"):
@@ -233,6 +234,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    if not folder.is_dir():
+        raise _damaged(folder)
     facts: dict[str, Any] = {"kind": "pretrained"}
     if (folder / FACTS_FILE).is_file():
         try:
@@ -340,10 +343,6 @@ def _pieces_only(ids: Sequence[int]) -> list[int]:
         if index > END_ID:
             kept.append(int(index))
     return kept
-
-
-def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _damaged(path: Path) -> CheckpointError:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, M2M100Config, M2M100ForCondition
 from transformers.utils import cached_file
 
 from metanmt.config import ModelConfig
+from metanmt.data.hub import look_up, not_loaded
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.nmt.lexicon import LEXICON_FILE, outer_only
@@ -99,12 +100,13 @@ def load_model(name: str) -> PreTrainedModel:
         raise CheckpointError(
             f"{name} is an adapter, which is no model alone.", f"metanmt export --model {name} --out FOLDER merges it."
         )
+    look_up(name)
     try:
         model, facts = AutoModelForSeq2SeqLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise _not_loaded(name, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
+        raise _not_loaded(name, error) from None
     if absent := sorted(facts["missing_keys"]):  # transformers would fill them at random and go on
         raise _not_loaded(name, f"{len(absent)} weights are missing, such as {absent[0]}.")
     return model
@@ -116,17 +118,18 @@ def local_folder(name: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if Path(name).is_dir():
+        return Path(name)
+    look_up(name)
     try:
-        return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json"))).parent
+        return Path(str(cached_file(name, "config.json"))).parent
     except (OSError, ValueError) as error:
-        raise _not_loaded(name, str(error).splitlines()[0]) from None
+        raise _not_loaded(name, error) from None
 
 
-def _not_loaded(name: str, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"No sequence-to-sequence model can be loaded from {name}: {reason}",
-        "Give the folder of a complete Hugging Face checkpoint with safetensors weights.",
-    )
+def _not_loaded(name: str, reason: object) -> CheckpointError:
+    remedy = "Give the folder of a complete Hugging Face checkpoint with safetensors weights."
+    return not_loaded("sequence-to-sequence model", name, reason, remedy)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:

@@ -18,7 +18,7 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
 from metanmt.data.tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
-from metanmt.errors import CheckpointError, ConfigError, CorpusError, MetanmtError
+from metanmt.errors import ConfigError, CorpusError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress, say
 from metanmt.runtime import peak_memory_bytes, versions
@@ -106,8 +106,6 @@ def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
     settings = manifest.tokenizer
     if not settings.pretrained:
         return None
-    if settings.pretrained.startswith((".", "/", "~")) and not Path(settings.pretrained).exists():
-        raise CheckpointError(f"There is no folder {settings.pretrained} to take the tokenizer of.", "Check the path.")
     found = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained) else None
     if found is None or isinstance(found, PretrainedTokenizer):
         found = PretrainedTokenizer(settings.pretrained, {**(found.codes if found else {}), **settings.codes})

@@ -128,6 +128,12 @@ def test_no_text() -> None:
         train_tokenizer([], ("en",), 400)
 
 
+def test_a_folder_that_is_not_there_is_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="tokenizer data/tokenizer is missing"):
+        load_tokenizer(Path("data/tokenizer"))
+
+
 @pytest.mark.parametrize("content", [b"", b"no model"])
 def test_a_damaged_model(tokenizer: SentencePieceTokenizer, tmp_path: Path, content: bytes) -> None:
     tokenizer.save(tmp_path)

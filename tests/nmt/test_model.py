@@ -20,13 +20,16 @@ from transformers import (
 )
 
 from metanmt.config import FineTuneConfig, ModelConfig
+from metanmt.data import hub
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.nmt import model as model_module
 from metanmt.nmt.model import (
     check_vocabulary,
     clip_gradient,
     load_model,
+    local_folder,
     make_model,
     move_only,
     parameter_count,
@@ -257,6 +260,33 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     toy.make_m2m100(60, width=16).save_pretrained(folder)
     return folder
+
+
+def test_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip must not cost a minute of waiting for the hub without a word."""
+
+    def offline(*arguments: object, **options: object) -> None:
+        assert "There is no folder runn/best here: it is looked up on the hub." in capsys.readouterr().err
+        raise OSError("We couldn't connect.\nAnd more.")
+
+    monkeypatch.setattr(model_module, "cached_file", offline)
+    monkeypatch.setattr(model_module.AutoModelForSeq2SeqLM, "from_pretrained", offline)
+    for load in (load_model, local_folder):
+        hub._say_once.cache_clear()
+        with pytest.raises(CheckpointError) as error:
+            load("runn/best")
+        assert error.value.cause == (
+            "There is no folder runn/best here, and no sequence-to-sequence model of that name on the hub: "
+            "We couldn't connect."
+        )
+
+
+@pytest.mark.parametrize("name", ["./runn", "../runn/best", "/runn", "~/run", "runs/fomaml/best", "runn/best/"])
+def test_what_can_be_no_name_on_the_hub_is_not_looked_up(name: str) -> None:
+    for load in (load_model, local_folder):
+        with pytest.raises(CheckpointError, match="No folder") as error:
+            load(name)
+        assert error.value.cause == f"No folder {name}."
 
 
 def damage(folder: Path, how: str) -> None:

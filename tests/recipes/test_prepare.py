@@ -95,10 +95,19 @@ def test_text_is_tokenized_for_a_run_that_is_to_be_fine_tuned(
     assert adapted["updates"] == 4
 
 
-def test_a_tokenizer_that_is_not_there(mine: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="There is no folder"):
-        prepare.run(mine, tmp_path / "new", tokenizer=str(tmp_path / "nowhere"))
-    assert not (tmp_path / "new").exists()
+def test_a_tokenizer_that_is_not_there(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str) -> None:
+        raise OSError("We couldn't connect.\nAnd more.")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", offline)
+    for name, cause in (
+        (str(tmp_path / "nowhere"), f"No folder {tmp_path / 'nowhere'}."),
+        ("runn", "There is no folder runn here, and no tokenizer of that name on the hub: We couldn't connect."),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            prepare.run(mine, tmp_path / "new", tokenizer=name)
+        assert error.value.cause == cause
+        assert not (tmp_path / "new").exists()
 
 
 # ---- a second time
