@@ -7,6 +7,7 @@ and a mistake in the arguments answer at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import sys
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0; 2 for a user's mistake; 130 for Ctrl-C; 141, as other programs, if nobody reads on; 1 for a defect.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale; a file's name may hold what is no character
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -16,7 +16,7 @@ from metanmt.data.language import Pair
 from metanmt.data.manifest import shipped_manifest
 from metanmt.data.store import TokenStore
 from metanmt.errors import UsageError
-from metanmt.files import write_json
+from metanmt.files import read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
@@ -105,7 +105,7 @@ def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_w
 def _tuned_whole(folder: Path) -> bool:
     """Return whether a fine-tuning is there that was not stopped before its end."""
     facts = folder / fine_tune.FACTS_FILE
-    return facts.is_file() and not json.loads(facts.read_text(encoding="utf-8"))["interrupted"]
+    return facts.is_file() and not read_object(facts)["interrupted"]
 
 
 def _scored(pair: Pair, arm: str, model: Path, data: Path) -> dict[str, Any]:

@@ -52,6 +52,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ValueError: it is damaged: no JSON, not UTF-8, or valid and no object.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return found
+
+
 @contextmanager
 def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends well, and is removed when it does not.
@@ -270,11 +282,11 @@ def damage(folder: Path) -> str | None:
     A file that is there but cannot be read, for want of permission or a broken disk, is an OSError and no damage.
     """
     try:
-        digests = json.loads((folder / DIGESTS).read_bytes())
+        digests = read_object(folder / DIGESTS)
         changed = [name for name, value in digests.items() if digest(folder / name) != value]
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, AttributeError):
+    except ValueError:
         return f"{DIGESTS} is not what was written"
     return f"{changed[0]} is not what was written" if changed else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,20 @@ def test_which_weights_fine_tune_kept_is_said(
     monkeypatch.setattr(fine_tune, "run", lambda *arguments, **more: facts | sizes)
     assert main(["fine-tune", "--init", init, "--data", "d", "--pair", "fi-en", "--out", "o"]) == 0
     assert said in capsys.readouterr().out
+
+
+def test_what_is_printed_is_utf8_whatever_the_locale() -> None:
+    program = (
+        "import os, sys\n"
+        "from metanmt import cli\n"
+        "from metanmt.recipes import evaluate\n"
+        "evaluate.run = lambda **arguments: {'line': 'é → ' + os.fsdecode(b'\\xe9')}\n"
+        "sys.exit(cli.main(['evaluate', '--model', 'm', '--data', 'd', '--pair', 'fi-en', '--json']))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.decode("utf-8")) == {"line": "é → \udce9"}
 
 
 def test_json_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

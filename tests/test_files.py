@@ -6,7 +6,9 @@ import os
 import threading
 from pathlib import Path
 
-from metanmt.files import write_text
+import pytest
+
+from metanmt.files import read_object, write_json, write_text
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
@@ -29,6 +31,16 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     reader.join(10)
     assert found == ["text"]
     assert pipe.is_fifo()
+
+
+def test_only_an_object_is_read_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"ä": 1})
+    assert read_object(path) == {"ä": 1}
+    for content, reason in ((b"[]", "no object"), (b"null", "no object"), (b"{", "Expecting"), (b'{"\xe9"', "decode")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            read_object(path)
 
 
 def test_what_is_no_character_is_escaped(tmp_path: Path) -> None:

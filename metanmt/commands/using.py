@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
@@ -17,8 +16,6 @@ def _translate_arguments(sub: argparse.ArgumentParser) -> None:
 def _translate(arguments: argparse.Namespace) -> None:
     from metanmt.recipes import translate
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # as the input is, whatever the locale
     translate.run(
         arguments.model,
         arguments.pair,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
-from metanmt.files import damage, lock_folder, new_folder, write_json
+from metanmt.files import damage, lock_folder, new_folder, read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.meta.run import JOINT
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
@@ -138,7 +137,7 @@ def done(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> bool:
     path = out / cell.path / RESULT
     if not path.is_file():
         return False
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_object(path)
     scored = plan.test_sets(store, cell.pair)
     return bool(result["digest"] == plan.digest(cell, store) and result["scores"].keys() >= {*scored})
 
@@ -152,7 +151,7 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
     for arm in plan.arms:
         if arm.trained:
             state = plan.run(arm, out) / "last" / "trainer.json"
-            spent = json.loads(state.read_text(encoding="utf-8"))["target_tokens"] if state.is_file() else 0
+            spent = read_object(state)["target_tokens"] if state.is_file() else 0
             left = max(0, arm.config.outer.max_target_tokens - spent)
             costs[arm.name] = 0 if summary_file(plan, arm, out).is_file() else left
     for cell in plan.cells:
@@ -262,5 +261,5 @@ def load_counts(cells: Sequence[Cell], out: Path, test_set: str, metric: str) ->
 
 def load_result(cell: Cell, out: Path) -> dict[str, Any]:
     """Return the result of a cell."""
-    result: dict[str, Any] = json.loads((out / cell.path / RESULT).read_text(encoding="utf-8"))
+    result = read_object(out / cell.path / RESULT)
     return result

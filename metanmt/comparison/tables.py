@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from metanmt.comparison.statistics import (
 )
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
-from metanmt.files import digest
+from metanmt.files import digest, read_object
 from metanmt.report import table
 from metanmt.runlog import duration
 
@@ -174,7 +173,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _training(plan: Plan, arm: Arm, out: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(summary_file(plan, arm, out).read_text(encoding="utf-8"))
+    facts = read_object(summary_file(plan, arm, out))
     return {"arm": arm.name, **facts}
 
 

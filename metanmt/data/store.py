@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from metanmt.data.language import Pair
 from metanmt.data.manifest import kind_of
 from metanmt.errors import DataError, UsageError, did_you_mean
+from metanmt.files import read_object
 
 FORMAT = 1
 FACTS_FILE = "data.json"
@@ -137,7 +138,7 @@ class TokenStore:
         if not path.is_file():
             raise DataError(f"{folder} is not a prepared data folder: it has no {FACTS_FILE}.", remedy)
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_object(path)
         except ValueError:
             raise DataError(f"{path} is damaged.", "Run `metanmt prepare` again.") from None
         if facts.get("format") != FORMAT:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from metanmt.data.hub import look_up, not_loaded
 from metanmt.data.language import Pair
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError, did_you_mean
-from metanmt.files import write_json
+from metanmt.files import read_object, write_json
 from metanmt.runtime import quiet_transformers
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
@@ -239,10 +239,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     facts: dict[str, Any] = {"kind": "pretrained"}
     if (folder / FACTS_FILE).is_file():
         try:
-            facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+            facts = read_object(folder / FACTS_FILE)
         except ValueError:
             raise _damaged(folder / FACTS_FILE) from None
-    if facts["kind"] == "pretrained":
+    if facts.get("kind") == "pretrained":
         return PretrainedTokenizer(str(folder), facts.get("codes", {}))
     try:
         model = (folder / MODEL_FILE).read_bytes()

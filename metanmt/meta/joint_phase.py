@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from metanmt.config import Config, differences, load_config
 from metanmt.errors import CheckpointError, UsageError
-from metanmt.files import damage, named_errors, new_folder, write_digests, write_text
+from metanmt.files import damage, named_errors, new_folder, read_object, write_digests, write_text
 from metanmt.meta.moments import OWN
 from metanmt.meta.run import JOINT, LOGGING, Run, data_digest
 from metanmt.runlog import say
@@ -64,7 +63,7 @@ class JointPhase:
             self._copy(run)
 
     def _copy(self, run: Run) -> None:
-        state = json.loads((self.source / JOINT / "trainer.json").read_text(encoding="utf-8"))
+        state = read_object(self.source / JOINT / "trainer.json")
         # First what is cut, or hidden, behind the step that a run is loaded at: a kill here leaves one to resume.
         if (self.source / "metrics.jsonl").exists():  # a short phase may have nothing to say yet
             write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))

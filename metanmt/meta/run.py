@@ -38,6 +38,7 @@ from metanmt.files import (
     lock_folder,
     named_errors,
     new_folder,
+    read_object,
     refuse_existing,
     remove_folder,
     remove_leftovers,
@@ -238,7 +239,7 @@ class Run:
     def _read(self, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, own: nn.Module) -> RunState:
         folder = self.path(step)
         try:
-            values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
+            values = read_object(folder / "trainer.json")
             state = RunState(**{item.name: values.get(item.name, item.default) for item in fields(RunState)})
             load_state(model, folder)
             restore(load_file(folder / "trainer.safetensors"), model, own, optimizer)
@@ -318,10 +319,16 @@ def _same_as_before(folder: Path, config: Config, digest: str) -> Config | None:
 
 
 def data_digest(folder: Path) -> str | None:
-    """Return the digest of the data that a run was made from; None if an earlier version did not note it."""
+    """Return the digest of the data that a run was made from; None if an earlier version did not note it.
+
+    Raises:
+        CheckpointError: the file that says so is damaged.
+    """
     path = folder / "run.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found.get("data_digest")
+    try:
+        return read_object(path).get("data_digest") if path.is_file() else None
+    except ValueError:
+        raise CheckpointError(f"{path} is damaged.", "Copy the run again, or start it anew in a new folder.") from None
 
 
 def _is_run(folder: Path) -> bool:
@@ -334,7 +341,7 @@ def _is_run(folder: Path) -> bool:
 def _best_step(folder: Path) -> int | None:
     """Return the best step when a checkpoint was written: to resume from the one, the other is needed."""
     try:
-        step = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))["best_step"]
+        step = read_object(folder / "trainer.json")["best_step"]
     except (OSError, ValueError, KeyError):
         return None
     return int(step) if step is not None else None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from transformers import PreTrainedModel
 from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
-from metanmt.files import digest, write_json
+from metanmt.files import digest, read_object, write_json
 from metanmt.nmt.model import ADAPTER_PART, fixed_positions, has_adapter, load_model, local_folder, make_model
 
 CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "metanmt_base.json"
@@ -184,7 +183,7 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     base = open_base(folder)
     model = load_model(str(base.folder))
     try:
-        stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        stored = read_object(folder / CONFIG_FILE)
         _inject(model, {key: stored[key] for key in SHAPE}, base)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise _damaged(folder, error) from None
@@ -202,7 +201,7 @@ def restore_adapter(model: PreTrainedModel, folder: Path) -> None:
     weights = _weights(model)
     try:
         stored = load_file(folder / WEIGHTS_FILE)
-        digest = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))["digest"]
+        digest = read_object(folder / BASE_FILE)["digest"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise _damaged(folder, error) from None
     if model.adapter_base is not None and model.adapter_base.digest != digest:
@@ -220,7 +219,7 @@ def adapter_tokenizer(folder: Path) -> Tokenizer:
     """Return the tokenizer of an adapter: that of its base, with the adapter's own language codes."""
     tokenizer = load_tokenizer(open_base(folder).folder)
     if isinstance(tokenizer, PretrainedTokenizer):
-        tokenizer.codes = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))["codes"]
+        tokenizer.codes = read_object(folder / BASE_FILE)["codes"]
     return tokenizer
 
 
@@ -231,7 +230,7 @@ def open_base(folder: Path) -> Base:
         CheckpointError: it is at neither place, or its weights are others.
     """
     try:
-        facts = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+        facts = read_object(folder / BASE_FILE)
         places = [Path(facts["base"]), folder.resolve() / facts["beside"]]
         expected = str(facts["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:

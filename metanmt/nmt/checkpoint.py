@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, UsageError
+from metanmt.files import read_object
 from metanmt.nmt.adapter import (
     Base,
     adapter_tokenizer,
@@ -207,7 +207,11 @@ def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> P
     with torch.device("meta"):
         if not folder:
             return make_model(model, tokenizer)
-        values = json.loads((base_folder(folder) / "config.json").read_text(encoding="utf-8"))
+        path = base_folder(folder) / "config.json"
+        try:
+            values = read_object(path)
+        except ValueError:
+            raise CheckpointError(f"{path} is damaged.", "Copy the checkpoint again, or make it anew.") from None
         network = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**values))
     set_head(network, model.head)
     return network

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from metanmt.files import new_folder, write_json
+from metanmt.files import new_folder, read_object, write_json
 from metanmt.nmt.checkpoint import base_folder, load_network
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.runlog import say
@@ -34,9 +33,9 @@ HARMLESS = {
 def obstacle(folder: Path) -> str | None:
     """Return why CTranslate2 cannot translate a checkpoint as `transformers` does, or None if it can."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json")
         path = folder / "generation_config.json"
-        generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        generation = read_object(path) if path.is_file() else {}
     except ValueError:
         return "its configuration is damaged"
     if (folder / LEXICON_FILE).is_file():
@@ -113,7 +112,7 @@ def _sizes(conversion: Path) -> dict[str, int]:
 
 
 def _facts(conversion: Path) -> dict[str, Any]:
-    return dict(json.loads((conversion / FACTS_FILE).read_text(encoding="utf-8")))
+    return read_object(conversion / FACTS_FILE)
 
 
 def _digest(folder: Path) -> str:

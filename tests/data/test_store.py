@@ -98,7 +98,9 @@ def test_no_data_folder(tmp_path: Path) -> None:
         TokenStore.open(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "damaged"), ('{"format": 0}', "another version")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "damaged"), ("[]", "damaged"), ('{"format": 0}', "another version")]
+)
 def test_a_damaged_data_folder(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(DataError, match=message):

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from metanmt.data.cldr import sentence_pairs
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import (
+    FACTS_FILE,
     MODEL_FILE,
     SentencePieceTokenizer,
     load_tokenizer,
@@ -132,6 +133,14 @@ def test_a_folder_that_is_not_there_is_not_looked_up(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="tokenizer data/tokenizer is missing"):
         load_tokenizer(Path("data/tokenizer"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "3"])
+def test_damaged_facts(tokenizer: SentencePieceTokenizer, tmp_path: Path, content: str) -> None:
+    tokenizer.save(tmp_path)
+    (tmp_path / FACTS_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{FACTS_FILE} is missing or damaged"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])

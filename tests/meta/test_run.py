@@ -279,6 +279,13 @@ def test_two_processes_cannot_write_to_one_run(trainer: Trainer) -> None:
     Run.open(trainer.folder, trainer.config, "digest", resume=True).close()
 
 
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_damaged_facts_of_a_run(trainer: Trainer, content: str) -> None:
+    (trainer.folder / "run.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+        trainer.resume()
+
+
 def test_another_folder_is_not_resumed_nor_touched(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

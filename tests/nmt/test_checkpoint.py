@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from metanmt.config import ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError
@@ -20,6 +21,7 @@ from metanmt.nmt.checkpoint import (
     check_tokenizer,
     checkpoint_folder,
     load_checkpoint,
+    outline,
     save_checkpoint,
     say_if_tuned_for_another,
 )
@@ -196,3 +198,13 @@ def test_what_translates_says_that_it_was_tuned_for_another(
     (copy / "fine_tune.json").write_text('{"pair": "sv-en"}', encoding="utf-8")
     open_engine(copy, engine, pair=toy.PAIR)
     assert capsys.readouterr().err.count("was fine-tuned for sv-en") == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_the_outline_of_a_damaged_checkpoint(
+    toy_model: PreTrainedModel, tokenizer: SentencePieceTokenizer, tmp_path: Path, content: str
+) -> None:
+    save_checkpoint(tmp_path, toy_model, tokenizer, toy.PAIR)
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+        outline(ModelConfig(), tokenizer, str(tmp_path))

@@ -257,6 +257,10 @@ def test_what_ctranslate2_would_translate_otherwise(
 
 def test_a_damaged_checkpoint_is_told_by_both(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoints["undertrained"], tmp_path / "copy")
+    whole = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text("[]", encoding="utf-8")
+    assert conversion.obstacle(folder) == "its configuration is damaged"
+    (folder / "config.json").write_text(whole, encoding="utf-8")
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     for engine in ("auto", "transformers", "ctranslate2"):
         with pytest.raises(CheckpointError, match="can be loaded from"):

@@ -300,6 +300,8 @@ def damage(folder: Path, how: str) -> None:
         (folder / "config.json").unlink()
     elif how == "config not JSON":
         (folder / "config.json").write_text("{")
+    elif how == "config no object":
+        (folder / "config.json").write_text("[]")
     elif how == "no weights":
         weights.unlink()
     elif how == "of another model":
@@ -322,6 +324,7 @@ def damage(folder: Path, how: str) -> None:
         "not safetensors",
         "no config",
         "config not JSON",
+        "config no object",
         "no weights",
         "of another model",
         "weights missing",
