@@ -13,7 +13,7 @@ from typing import Any
 
 from metanmt.config import load_config
 from metanmt.data.language import Pair
-from metanmt.data.manifest import shipped_manifest
+from metanmt.data.manifest import load_manifest, shipped_manifest
 from metanmt.data.store import TokenStore
 from metanmt.errors import UsageError
 from metanmt.files import read_object, write_json
@@ -48,6 +48,7 @@ def run(
     if budget_words < 1:
         raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
     started = time.monotonic()
+    load_manifest(shipped_manifest("cldr"), languages=languages)  # a slip leaves no folder behind
     _same_demo(out, {"languages": list(languages), "budget_words": budget_words, "target_tokens": target_tokens})
     data = out / "data"
     chosen = f" --languages {','.join(languages)}" if languages else ""

@@ -250,7 +250,7 @@ def lock_folder(folder: Path) -> int:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Give an error of the operating system the name of the file that it has none of.
+    """Give an error of the operating system the name of a file where it has none, or two: a link and where that leads.
 
     Libraries written in Rust raise their own errors, with the number of the operating system's in the text; they
     become an OSError here.
@@ -258,7 +258,7 @@ def named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and (error.filename is None or error.filename2 is not None):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     except MetanmtError:

@@ -18,10 +18,11 @@ pair that has almost no text, measure BLEU.
   metanmt evaluate --model tuned --data data --pair fi-en           BLEU with its signature
   metanmt translate --model tuned --pair fi-en < in.fi > out.en
   metanmt compare cldr --out comparison                             learners at equal cost, with intervals
-  metanmt report comparison                                         the same as one HTML page; curve: against budgets
+  metanmt report comparison --out report.html                       the same as one HTML page to send
+  metanmt curve comparison                                          what a point of BLEU costs in sentence pairs
+  metanmt vectors data                                              vectors that --lexicon universal needs
   metanmt analyze --init run --model tuned --data data --pair fi-en     what an adaptation moved
   metanmt export --model adapter --out merged                       an adapter and its base as one checkpoint
-  metanmt report comparison --out report.html                       all of it as one page to send
 """
 
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from metanmt import help_texts
 from metanmt.cli import main
 
 COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "report")
@@ -23,6 +25,14 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     text = capsys.readouterr().out
     assert "examples:" in text
     assert f"metanmt {command}" in text.split("examples:")[1]
+
+
+def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    examples = capsys.readouterr().out.partition("commands:")[0]
+    named = re.findall(r"^  metanmt (\S+)", examples, flags=re.MULTILINE)
+    assert sorted(named) == sorted(help_texts.COMMANDS)
 
 
 def test_settings_are_documented(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,3 +79,12 @@ def test_an_adaptation_that_was_stopped_is_made_again(tmp_path: Path, monkeypatc
     assert '"interrupted": true' in tuned.read_text(encoding="utf-8")
     demo.run(out, budget_words=60)
     assert '"interrupted": false' in tuned.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("language", ["en", "fi-en"])
+def test_what_is_no_source_language_leaves_no_folder(tmp_path: Path, language: str) -> None:
+    with pytest.raises(UsageError, match=f"--languages names '{language}'") as error:
+        demo.run(tmp_path / "demo", languages=[language])
+    assert "is,ka" in error.value.remedy
+    assert not (tmp_path / "demo").exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metanmt.data.cleaning import CleaningRules
-from metanmt.data.language import Pair
+from metanmt.data.language import CODE, Pair
 from metanmt.data.sources import Source, with_compression
-from metanmt.errors import ConfigError, did_you_mean
+from metanmt.errors import ConfigError, UsageError, did_you_mean
 from metanmt.sections import build, read_toml
 
 Role = Literal["meta-train", "meta-dev", "meta-test"]
@@ -276,7 +276,14 @@ def _with_languages(pairs: dict[Pair, PairCorpus], languages: Sequence[str], pat
     old = {role: [item for item in pairs.values() if item.role == role] for role in REQUIRED}
     if not old["meta-test"]:
         raise ConfigError(f"{path} has no meta-test pair to replace.", "Give it one, or leave --languages out.")
-    wanted = [Pair.parse(f"{code}-{old['meta-test'][0].pair.target}") for code in dict.fromkeys(languages)]
+    target = old["meta-test"][0].pair.target
+    for code in languages:
+        if not CODE.fullmatch(code) or code == target:
+            raise UsageError(
+                f"--languages names {code!r}, which is no language to translate into {target}.",
+                "Give source languages, such as is,ka.",
+            )
+    wanted = [Pair(code, target) for code in dict.fromkeys(languages)]
     kept = [item for item in (*old["meta-train"], *old["meta-dev"]) if item.pair not in wanted]
     if old["meta-dev"] and not any(item.role == "meta-dev" for item in kept):
         free = [item.pair for item in old["meta-test"] if item.pair not in wanted]

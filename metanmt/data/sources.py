@@ -65,6 +65,9 @@ def read_pairs(source: Source, pair: Pair) -> Iterator[SentencePair]:
         CorpusError: a file is missing, damaged, not UTF-8, or its sides differ in length; a row lacks a column; a hub
             data set cannot be had; the embedded corpus has no such language.
     """
+    for path in source.paths:
+        if not path.is_file():
+            raise missing_file(path, "Check the path (and --root).")
     reader = {"moses": _moses, "tsv": _tsv, "jsonl": _jsonl, "hub": _hub, "embedded": _embedded}[source.kind]
     stop = source.skip + source.limit if source.limit else None
     yield from islice(reader(source, pair), source.skip, stop)
@@ -80,7 +83,7 @@ def read_lines(path: Path) -> Iterator[str]:
         CorpusError: the file is missing, damaged, not readable or not UTF-8.
     """
     if not path.is_file():
-        raise _missing(path)
+        raise missing_file(path)
     number = 0
     try:
         with _open(path) as lines:
@@ -109,7 +112,7 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     """
     for path in paths:
         if not path.is_file():
-            raise _missing(path)
+            raise missing_file(path)
     kinds = [_bare_suffix(path) for path in paths]
     if len(paths) == 2 and paths[0] != paths[1] and not {*kinds} & {*ROWS}:
         swapped = kinds == [f".{pair.target}", f".{pair.source}"]
@@ -152,14 +155,15 @@ def _moses(source: Source, pair: Pair) -> Iterator[SentencePair]:
 def _tsv(source: Source, pair: Pair) -> Iterator[SentencePair]:
     first, second = (int(column) for column in source.columns)
     for number, line in enumerate(read_lines(source.paths[0]), start=1):
-        if not line:
+        if not line.strip():
             yield "", ""  # which cleaning drops and counts
             continue
         cells = line.split("\t")
         if len(cells) <= max(first, second):
+            columns = f"{len(cells)} column{'s' * (len(cells) > 1)}"
             raise CorpusError(
-                f"{source.paths[0]} has {len(cells)} columns at line {number:,}, but not column {max(first, second)}.",
-                "Columns count from 0 and are separated by tabs.",
+                f"{source.paths[0]} has {columns} at line {number:,}, but needs {max(first, second) + 1}.",
+                "Separate them by tabs; a manifest counts its columns from 0.",
             )
         yield cells[first], cells[second]
 
@@ -218,29 +222,30 @@ def _fields(row: dict[str, Any], source: Source, where: str) -> SentencePair:
                 f"{source} has no text in {column!r} at {where}.",
                 f"Its fields are {', '.join(row)}; name the right ones (a dot for nested ones: translation.fi).",
             )
+        if not isinstance(text, str):
+            raise CorpusError(f"{column!r} of {source} is not text at {where}.", "Write the sentence as a JSON string.")
         sides.append(text)
     return sides[0], sides[1]
 
 
-def _field(row: dict[str, Any], column: str) -> str | None:
-    """Return the text in a dotted column, or None if there is none; a null is "", which cleaning drops and counts."""
+def _field(row: dict[str, Any], column: str) -> Any:
+    """Return what is in a dotted column, or None if it is not there; a null is "", which cleaning drops and counts."""
     value: Any = row
     for key in column.split("."):
         if not isinstance(value, dict) or key not in value:
             return None
         value = value[key]
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else None
+    return "" if value is None else value
 
 
 def _jsonl_source(path: Path, pair: Pair) -> Source:
     first = _row(next((line for line in read_lines(path) if line.strip()), "{}"), path, 1)
     choices = [(pair.source, pair.target), ("source", "target")]
     choices.append((f"translation.{pair.source}", f"translation.{pair.target}"))
-    for columns in choices:
-        if all(_field(first, column) is not None for column in columns):
-            return Source("jsonl", (path,), columns)
+    found = [columns for columns in choices if all(_field(first, column) is not None for column in columns)]
+    text = [columns for columns in found if all(isinstance(_field(first, column), str) for column in columns)]
+    if chosen := text or found:  # reading says which field is no text
+        return Source("jsonl", (path,), chosen[0])
     raise CorpusError(
         f"{path} has the fields {', '.join(first) or 'none'}.",
         "Name them by the languages: " + ", or ".join(" and ".join(columns) for columns in choices) + ".",
@@ -315,15 +320,18 @@ def _bare_suffix(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
-def _missing(path: Path) -> CorpusError:
-    """Return the error for what is no file."""
+def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:
+    """Return the error for what is no file, with what to do about it if no other file has nearly its name."""
+    from metanmt.data.store import FACTS_FILE  # which imports this module
+
     if path.exists():
         kind = "a folder" if path.is_dir() else "a pipe or a device, which can be read only once"
         return CorpusError(f"{path} is {kind}.", "Give a file.")
-    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1, cutoff=0.5)
-    return CorpusError(
-        f"No file {path}.", f"Did you mean {path.with_name(near[0])}?" if near else "Check the path (and --root)."
-    )
+    if path.parent.parent.name == "text" and (path.parents[2] / FACTS_FILE).is_file():  # which training does without
+        remedy = "Copy the folder `text` from where the data was prepared, or prepare it again."
+    elif near := difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*")], n=1, cutoff=0.5):
+        remedy = f"Did you mean {path.with_name(near[0])}?"
+    return CorpusError(f"No file {path}.", remedy)
 
 
 def _damaged(path: Path, error: Exception) -> CorpusError:

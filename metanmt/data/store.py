@@ -188,7 +188,7 @@ class TokenStore:
         folder = self.folder / "tokens" / str(pair)
         try:
             arrays = [np.asarray(np.load(folder / f"{name}.{part}.npy", mmap_mode="r")) for part in PARTS]
-        except (OSError, ValueError, EOFError):
+        except (FileNotFoundError, ValueError, EOFError):  # what cannot be read is not damaged
             raise DataError(
                 f"The tokens of {pair} {name} in {self.folder} are damaged.", "Run `prepare` again."
             ) from None

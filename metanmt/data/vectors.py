@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanmt.data.dictionary import Entries, Ids
+from metanmt.data.sources import missing_file
 from metanmt.errors import DataError, UsageError
 
 FOLDER, VECTORS_FILE, REPORT_FILE = "vectors", "vectors.safetensors", "report.json"
@@ -184,8 +185,10 @@ def read_word_vectors(path: Path, words: int) -> tuple[list[str], Matrix]:
     """Return the first words of a `.vec` file (text of word2vec and fastText, also gzipped), and their vectors (n, D).
 
     Raises:
-        UsageError: gensim is not installed. DataError: no such file, or not of this form.
+        UsageError: gensim is not installed. CorpusError: no such file. DataError: it is not of this form.
     """
+    if not path.exists():
+        raise missing_file(path)
     try:
         from gensim.models import KeyedVectors
     except ImportError:

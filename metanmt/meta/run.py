@@ -271,9 +271,10 @@ class Run:
             (self.folder / link).unlink(missing_ok=True)
             return
         temporary = self.folder / f".{link}.tmp"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.join("checkpoints", self.path(step).name), target_is_directory=True)
-        temporary.replace(self.folder / link)
+        with named_errors(self.folder):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(os.path.join("checkpoints", self.path(step).name), target_is_directory=True)
+            temporary.replace(self.folder / link)
 
     def _cut_metrics(self, step: int) -> None:
         """Keep the lines up to a step; a kill or a loss of power may have left the rest in any form."""

@@ -240,7 +240,11 @@ def test_languages_leave_their_old_roles() -> None:
 
 @pytest.mark.parametrize(
     ("languages", "message"),
-    [(["lv", "fi", "ro", "tr", "ko"], "no meta-dev pair"), (["en"], "'en-en'"), (["f i"], "'f i-en'")],
+    [
+        (["lv", "fi", "ro", "tr", "ko"], "no meta-dev pair"),
+        (["en"], "names 'en', which"),
+        (["is", "fi-en"], "names 'fi-en', which"),
+    ],
 )
 def test_languages_that_cannot_be(languages: list[str], message: str) -> None:
     with pytest.raises(MetanmtError, match=message):

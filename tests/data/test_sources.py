@@ -240,14 +240,14 @@ def test_a_damaged_file(tmp_path: Path, suffix: str, kind: str) -> None:
 
 
 def test_an_empty_row_is_an_empty_pair(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tsv", "a\tb\n\nc\td\n")
+    path = write(tmp_path / "x.tsv", "a\tb\n \nc\td\n")
     assert read(Source("tsv", (path,), (0, 1))) == [("a", "b"), ("", ""), ("c", "d")]
 
 
 def test_a_row_of_too_few_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tsv", "a\tb\na b\n")
     caught = error(Source("tsv", (path,), (0, 1)))
-    assert "has 1 columns at line 2, but not column 1" in caught.cause
+    assert "has 1 column at line 2, but needs 2." in caught.cause
     assert "tabs" in caught.remedy
 
 
@@ -257,7 +257,7 @@ def test_a_row_of_too_few_columns(tmp_path: Path) -> None:
         ('{"fi": "x", ', "is not JSON at line 2"),
         ('["x", "y"]', "is not JSON at line 2"),
         ('{"fi": "x"}', "no text in 'en' at line 2"),
-        ('{"fi": "x", "en": 3}', "no text in 'en' at line 2"),
+        ('{"fi": "x", "en": 3}', "x.jsonl is not text at line 2"),
     ],
 )
 def test_a_broken_row_of_jsonl(tmp_path: Path, row: str, cause: str) -> None:
@@ -295,6 +295,27 @@ def test_one_table(tmp_path: Path, name: str) -> None:
 )
 def test_one_jsonl(tmp_path: Path, row: str) -> None:
     assert read(detect_source([write(tmp_path / "x.jsonl.zst", f"\n{row}\n")], FI)) == [("yksi", "one")]
+
+
+def test_a_field_that_is_no_text_is_named(tmp_path: Path) -> None:
+    caught = error(detect_source([write(tmp_path / "x.jsonl", '{"fi": 3, "en": "x"}\n')], FI))
+    assert caught.cause == f"'fi' of {tmp_path / 'x.jsonl'} is not text at line 1."
+    row = '{"fi": 3, "en": "x", "source": "yksi", "target": "one"}\n'
+    assert read(detect_source([write(tmp_path / "y.jsonl", row)], FI)) == [("yksi", "one")]
+
+
+def test_a_file_of_ones_own_has_no_root(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="No file") as caught:
+        detect_source([tmp_path / "x.tsv"], FI)
+    assert caught.value.remedy == "Check the path."
+
+
+def test_text_that_was_not_copied_with_the_data(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CorpusError, match="No file") as caught:
+        next(read_lines(tmp_path / "text" / "fi-en" / "test.fi"))
+    assert "Copy the folder `text`" in caught.value.remedy
+    assert "prepare it again" in caught.value.remedy
 
 
 def test_files_that_are_not_understood(tmp_path: Path) -> None:

@@ -118,3 +118,14 @@ def test_damaged_tokens(tmp_path: Path, part: str, size: int | None) -> None:
         path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match=r"tokens of de-en train .* are damaged"):
         store.bitext(PAIR)
+
+
+def test_tokens_that_may_not_be_read_are_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path)
+
+    def refused(path: Path, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(np, "load", refused)
+    with pytest.raises(PermissionError, match=r"train\.source\.ids\.npy"):
+        store.bitext(PAIR)

@@ -23,7 +23,7 @@ from metanmt.data.vectors import (
     read_word_vectors,
     rotation,
 )
-from metanmt.errors import DataError
+from metanmt.errors import CorpusError, DataError
 
 RNG = np.random.default_rng(5)
 PIECES = ["<pad>", "<unk>", "</s>", "▁12", "▁١٢", "▁Lima", "▁die", ",", "12"]
@@ -135,7 +135,7 @@ def test_what_is_no_vec_file_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"bad\.vec"):
         read_word_vectors(path, 10)
-    with pytest.raises(DataError, match=r"none\.vec"):
+    with pytest.raises(CorpusError, match=r"No file .*none\.vec\."):
         read_word_vectors(tmp_path / "none.vec", 10)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -284,6 +285,19 @@ def test_damaged_facts_of_a_run(trainer: Trainer, content: str) -> None:
     (trainer.folder / "run.json").write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
         trainer.resume()
+
+
+def test_a_run_that_may_not_be_written_to_is_named(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what a link in it leads to."""
+
+    def refused(target: str, link: Path, is_directory: bool) -> None:
+        raise PermissionError(13, "Permission denied", target, None, str(link))
+
+    trainer.step()
+    monkeypatch.setattr(os, "symlink", refused)
+    with pytest.raises(PermissionError) as error:
+        trainer.resume()
+    assert error.value.filename == str(trainer.folder)
 
 
 def test_another_folder_is_not_resumed_nor_touched(tmp_path: Path) -> None:
