@@ -171,7 +171,7 @@ def say_if_tuned_for_another(path: Path, pair: Pair) -> None:
     """Say so if a checkpoint was fine-tuned to translate from another language."""
     folder = checkpoint_folder(path)
     try:
-        tuned = Pair.parse(json.loads((folder / TUNING_FILE).read_text(encoding="utf-8"))["pair"])
+        tuned = Pair.parse(read_object(folder / TUNING_FILE)["pair"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
         return
     if tuned.source != pair.source:
