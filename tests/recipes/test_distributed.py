@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from metanmt.config import Config, load_config
 from metanmt.recipes import meta_train
-from tests.recipes.conftest import SETTINGS, relative_error, small_config
+from tests.recipes.conftest import SETTINGS, relative_error
 
 MORE = (
     "outer.max_target_tokens=4000",
@@ -24,6 +25,11 @@ MORE = (
     "outer.optimizer=adamw",
     "run.seed=2",  # sums in another order may move a unit across the kink of its ReLU: 3e-5 of the weights with seed 1
 )
+
+
+def tiny(*settings: str) -> Config:
+    """Return the configuration that `torchrun` is given."""
+    return load_config(Path("tiny"), [*SETTINGS, *settings])
 
 
 def torchrun(data: Path, out: Path, *more: str, settings: tuple[str, ...] = MORE) -> subprocess.Popen[str]:
@@ -50,7 +56,7 @@ def test_two_processes_equal_one(
 ) -> None:
     settings = (*MORE, f"outer.learner={learner}", f"outer.optimizer={optimizer}")
     started = torchrun(data, tmp_path / "two", "--json", settings=settings)
-    meta_train.run(small_config("model.size=tiny", *settings), data, tmp_path / "one")
+    meta_train.run(tiny(*settings), data, tmp_path / "one")
     stdout, stderr = started.communicate(timeout=240)
     assert started.returncode == 0, stderr
     facts = json.loads(stdout)
@@ -79,10 +85,10 @@ def test_two_processes_equal_one(
 
 def test_two_processes_take_a_joint_phase_over(data: Path, tmp_path: Path) -> None:
     settings = (*MORE, "outer.learner=meta-sgd")
-    joint = small_config("model.size=tiny", *MORE, "outer.learner=joint")
+    joint = tiny(*MORE, "outer.learner=joint")
     meta_train.run(joint, data, tmp_path / "joint")
     started = torchrun(data, tmp_path / "two", "--joint-phase", str(tmp_path / "joint"), settings=settings)
-    meta_train.run(small_config("model.size=tiny", *settings), data, tmp_path / "one", joint_phase=tmp_path / "joint")
+    meta_train.run(tiny(*settings), data, tmp_path / "one", joint_phase=tmp_path / "joint")
     _, stderr = started.communicate(timeout=240)
     assert started.returncode == 0, stderr
     assert stderr.count("is taken over") == 1
