@@ -66,6 +66,13 @@ def test_prepare(tmp_path: Path) -> None:
     assert not list(work.iterdir())
 
 
+def test_memory(data: Path) -> None:
+    header, *found = rows("bench_memory.py", data, "--learners", "joint", "--steps", "1", "--rounds", "1")
+    assert header[:3] == ["learner", "memory", "tokens a CPU second"]
+    assert [row[:2] for row in found] == [["joint", "kept"], ["joint", "returned"]]
+    assert all(float(row[2].replace(",", "")) > 0 for row in found)
+
+
 def test_utilization(data: Path) -> None:
     text = output(
         [sys.executable, ROOT / "scripts" / "bench_utilization.py", data, "--steps", "2", "--max-tokens", "100"]
