@@ -91,7 +91,7 @@ def test_an_error_ends_all_and_the_others_save(item: str, kind: type[Exception],
         run_two(tmp_path, [item, "slow"])
     assert not children()
     assert not (tmp_path / "slow done").exists()
-    assert (tmp_path / "slow").exists() == (tmp_path / "slow saved").exists()
+    assert (tmp_path / "slow saved").exists() or not (tmp_path / "slow").exists()
     if item == "killed":
         assert "fewer --jobs" in error.value.remedy
     else:
