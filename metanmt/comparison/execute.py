@@ -261,5 +261,4 @@ def load_counts(cells: Sequence[Cell], out: Path, test_set: str, metric: str) ->
 
 def load_result(cell: Cell, out: Path) -> dict[str, Any]:
     """Return the result of a cell."""
-    result = read_object(out / cell.path / RESULT)
-    return result
+    return read_object(out / cell.path / RESULT)

@@ -322,14 +322,10 @@ def _bare_suffix(path: Path) -> str:
 
 def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:
     """Return the error for what is no file, with what to do about it if no other file has nearly its name."""
-    from metanmt.data.store import FACTS_FILE  # which imports this module
-
     if path.exists():
         kind = "a folder" if path.is_dir() else "a pipe or a device, which can be read only once"
         return CorpusError(f"{path} is {kind}.", "Give a file.")
-    if path.parent.parent.name == "text" and (path.parents[2] / FACTS_FILE).is_file():  # which training does without
-        remedy = "Copy the folder `text` from where the data was prepared, or prepare it again."
-    elif near := difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*")], n=1, cutoff=0.5):
+    if near := difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*")], n=1, cutoff=0.5):
         remedy = f"Did you mean {path.with_name(near[0])}?"
     return CorpusError(f"No file {path}.", remedy)
 

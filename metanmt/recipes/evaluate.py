@@ -10,7 +10,7 @@ from typing import Any
 
 from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
-from metanmt.data.sources import Source, detect_source, has_both_sides, read_pairs
+from metanmt.data.sources import Source, detect_source, has_both_sides, missing_file, read_pairs
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.files import check_writable, write_json, write_text
@@ -124,6 +124,8 @@ def _texts(
         own = Source(
             "moses", tuple(data / "text" / str(pair) / f"{split}.{side}" for side in (pair.source, pair.target))
         )
+        if lost := next((path for path in own.paths if not path.exists()), None):  # training does without
+            raise missing_file(lost, "Copy the folder `text` from where the data was prepared, or prepare it again.")
         name = split
     elif data is None and source is not None and (reference is not None or has_both_sides(source)):
         own = detect_source([source] if reference is None else [source, reference], pair)

@@ -310,14 +310,6 @@ def test_a_file_of_ones_own_has_no_root(tmp_path: Path) -> None:
     assert caught.value.remedy == "Check the path."
 
 
-def test_text_that_was_not_copied_with_the_data(tmp_path: Path) -> None:
-    (tmp_path / "data.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(CorpusError, match="No file") as caught:
-        next(read_lines(tmp_path / "text" / "fi-en" / "test.fi"))
-    assert "Copy the folder `text`" in caught.value.remedy
-    assert "prepare it again" in caught.value.remedy
-
-
 def test_files_that_are_not_understood(tmp_path: Path) -> None:
     text = write(tmp_path / "x.txt", "yksi\n")
     tables = [write(tmp_path / name, "yksi\tone\n") for name in ("a.tsv", "b.tsv")]

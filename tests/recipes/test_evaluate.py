@@ -211,3 +211,10 @@ def test_every_mistake_has_its_message(name: str, checkpoint: Path, files: tuple
     assert cause in error.value.cause
     assert remedy in error.value.remedy
     assert not (tmp_path / "out").exists(), "nothing is written"
+
+
+def test_text_that_was_not_copied_with_the_data(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("text"))
+    with pytest.raises(CorpusError, match=r"No file .*test\.fi") as caught:
+        evaluate.run(model=tmp_path / "model", pair="fi-en", data=tmp_path / "data")
+    assert "Copy the folder `text`" in caught.value.remedy
