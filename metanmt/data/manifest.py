@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from metanmt.data.cleaning import CleaningRules
 from metanmt.data.language import CODE, Pair
+from metanmt.data.source_form import SourceForm
 from metanmt.data.sources import Source, with_compression
 from metanmt.errors import ConfigError, UsageError, did_you_mean
 from metanmt.sections import build, read_toml
@@ -41,6 +42,7 @@ class TokenizerSettings:
         temperature: a pair of n sentences counts as n to the 1/temperature when the vocabulary is learned.
         sample_sentences: how many sentences it is learned from.
         character_coverage: share of characters with a piece of their own; the rest is spelled in bytes.
+        source_form: how sources are read: as "written", in "lowercase", or "plain", without accents too.
         pretrained: path or hub name of a checkpoint whose tokenizer is used instead.
         codes: that tokenizer's codes of our languages.
     """
@@ -49,6 +51,7 @@ class TokenizerSettings:
     temperature: float = 5.0
     sample_sentences: int = 300_000
     character_coverage: float = 1.0
+    source_form: SourceForm = "written"
     pretrained: str = ""
     codes: Mapping[str, str] = field(default_factory=dict)
 

@@ -11,21 +11,19 @@ this package, and as a `tokenizers` file that `AutoTokenizer` loads without this
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
-from metanmt.data.hub import look_up, not_loaded
 from metanmt.data.language import Pair
-from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError, did_you_mean
+from metanmt.data.pretrained_tokenizer import FACTS_FILE, PretrainedTokenizer
+from metanmt.data.source_form import SourceForm, form_normalizers, in_form
+from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError
 from metanmt.files import read_object, write_json
-from metanmt.runtime import quiet_transformers
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
 PAD_ID, UNKNOWN_ID, END_ID = 0, 1, 2
 MODEL_FILE = "sentencepiece.model"
-FACTS_FILE = "metanmt_tokenizer.json"
 
 
 class Tokenizer(Protocol):
@@ -70,12 +68,16 @@ class SentencePieceTokenizer:
 
     A source is `<2en> pieces </s>`, a target `pieces </s>`. No tag names the source language: a language that was
     never seen needs no new vocabulary.
+
+    Args:
+        model: of SentencePiece.
+        source_form: in which sources are cut into pieces.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, source_form: SourceForm = "written") -> None:
         import sentencepiece
 
-        self._model = model
+        self._model, self.source_form = model, source_form
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.pad_id, self.eos_id = PAD_ID, END_ID
         self.vocabulary_size: int = self._processor.get_piece_size()
@@ -88,7 +90,7 @@ class SentencePieceTokenizer:
     def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return `[tag, *pieces, end]` for every sentence."""
         first = self._tag_id(pair)
-        return [[first, *ids, END_ID] for ids in self._processor.encode(list(sentences))]
+        return [[first, *ids, END_ID] for ids in self._processor.encode(in_form(sentences, self.source_form))]
 
     def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return `[*pieces, end]` for every sentence."""
@@ -113,8 +115,9 @@ class SentencePieceTokenizer:
         return [index for index in range(self.vocabulary_size) if any(is_kind(index) for is_kind in asked)]
 
     def digest(self) -> str:
-        """Return the SHA-256 of the SentencePiece model."""
-        return hashlib.sha256(self._model).hexdigest()
+        """Return the SHA-256 of the SentencePiece model, and of the form of sources if it is not as written."""
+        form = b"" if self.source_form == "written" else self.source_form.encode()
+        return hashlib.sha256(self._model + form).hexdigest()
 
     def save(self, folder: Path, pair: Pair | None = None) -> None:
         """Write both forms. `AutoTokenizer` will tag every source with the target of `pair` (default: the first)."""
@@ -124,7 +127,9 @@ class SentencePieceTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self._model)
         fast = PreTrainedTokenizerFast(
-            tokenizer_object=_fast_tokenizer(self._model, self._processor.id_to_piece(tag_id), tag_id),
+            tokenizer_object=_fast_tokenizer(
+                self._model, self.source_form, self._processor.id_to_piece(tag_id), tag_id
+            ),
             pad_token=PAD,
             unk_token=UNKNOWN,
             eos_token=END,
@@ -132,7 +137,7 @@ class SentencePieceTokenizer:
             clean_up_tokenization_spaces=False,
         )
         fast.save_pretrained(folder)
-        write_json(folder / FACTS_FILE, {"kind": "sentencepiece"})
+        write_json(folder / FACTS_FILE, {"kind": "sentencepiece", "source_form": self.source_form})
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
@@ -141,91 +146,6 @@ class SentencePieceTokenizer:
                 "Choose a pair into a language that it knows, or prepare a corpus that has this one as a target.",
             )
         return self.targets[pair.target]
-
-
-class PretrainedTokenizer:
-    """The tokenizer of a pretrained checkpoint (NLLB, M2M100, mBART, Marian, T5), by path or hub name.
-
-    Args:
-        name: folder or hub name.
-        codes: the checkpoint's code of each language where it differs from ours, such as fi = "fin_Latn". A language
-            that it never saw is given the code of a related one.
-    """
-
-    def __init__(self, name: str, codes: dict[str, str]) -> None:
-        from transformers import AutoTokenizer
-
-        quiet_transformers()
-        look_up(name)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            remedy = "Give the folder of a checkpoint with its tokenizer, or a hub name while online."
-            raise not_loaded("tokenizer", name, error, remedy) from None
-        self.codes = codes
-        self.pad_id, self.eos_id = int(self._tokenizer.pad_token_id), int(self._tokenizer.eos_token_id)
-        self.vocabulary_size = len(self._tokenizer)
-
-    def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
-        """Return the checkpoint's own encoding of sources."""
-        self._set(pair)
-        return [list(ids) for ids in self._tokenizer(list(sentences))["input_ids"]] if sentences else []
-
-    def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
-        """Return the checkpoint's own encoding of targets."""
-        self._set(pair)
-        return [list(ids) for ids in self._tokenizer(text_target=list(sentences))["input_ids"]] if sentences else []
-
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Return the sentences, special tokens dropped."""
-        if not ids:
-            return []
-        return list(self._tokenizer.batch_decode([list(sentence) for sentence in ids], skip_special_tokens=True))
-
-    def forced_bos_id(self, pair: Pair) -> int | None:
-        """Return the id of the target's language code where the model has codes."""
-        if not hasattr(self._tokenizer, "src_lang"):
-            return None
-        self._set(pair)
-        code = self.codes.get(pair.target, pair.target)
-        ids = getattr(self._tokenizer, "lang_code_to_id", None) or {}
-        token = getattr(self._tokenizer, "lang_code_to_token", {}).get(code, code)
-        return int(ids.get(code, self._tokenizer.convert_tokens_to_ids(token)))
-
-    def pieces(self) -> list[str]:
-        """Return every piece, by id."""
-        return list(self._tokenizer.convert_ids_to_tokens(range(self.vocabulary_size)))
-
-    def special_ids(self) -> list[int]:
-        """Return the ids of marks and language codes."""
-        return sorted({*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()})
-
-    def digest(self) -> str:
-        """Return the SHA-256 over the vocabulary with its ids."""
-        vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items()), ensure_ascii=False)
-        return hashlib.sha256(vocabulary.encode()).hexdigest()
-
-    def save(self, folder: Path, pair: Pair | None = None) -> None:
-        """Write the tokenizer in its own format, with the language codes beside it."""
-        if pair is not None:
-            self._set(pair)
-        self._tokenizer.save_pretrained(folder)
-        write_json(folder / FACTS_FILE, {"kind": "pretrained", "codes": self.codes})
-
-    def _set(self, pair: Pair) -> None:
-        if not hasattr(self._tokenizer, "src_lang"):
-            return
-        source, target = (self.codes.get(language, language) for language in (pair.source, pair.target))
-        token_of = getattr(self._tokenizer, "lang_code_to_token", {})
-        for code in (source, target):
-            if self._tokenizer.convert_tokens_to_ids(token_of.get(code, code)) in (None, self._tokenizer.unk_token_id):
-                known = token_of or self._tokenizer.get_added_vocab()
-                raise UsageError(
-                    f"The pretrained tokenizer has no language code {code!r}.",
-                    did_you_mean(code, known) + " Set it under [tokenizer.codes] in the manifest.",
-                )
-        if (self._tokenizer.src_lang, self._tokenizer.tgt_lang) != (source, target):
-            self._tokenizer.src_lang, self._tokenizer.tgt_lang = source, target
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -244,25 +164,33 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             raise _damaged(folder / FACTS_FILE) from None
     if facts.get("kind") == "pretrained":
         return PretrainedTokenizer(str(folder), facts.get("codes", {}))
+    form = facts.get("source_form", "written")
+    if form not in get_args(SourceForm):
+        raise _damaged(folder / FACTS_FILE)
     try:
         model = (folder / MODEL_FILE).read_bytes()
         if model:  # SentencePiece takes nothing at all for a model without pieces
-            return SentencePieceTokenizer(model)
+            return SentencePieceTokenizer(model, form)
     except (OSError, RuntimeError):
         pass
     raise _damaged(folder / MODEL_FILE)
 
 
 def train_tokenizer(
-    sentences: Iterable[str], targets: Sequence[str], vocabulary_size: int, character_coverage: float = 1.0
+    sentences: Iterable[str],
+    targets: Sequence[str],
+    vocabulary_size: int,
+    character_coverage: float = 1.0,
+    source_form: SourceForm = "written",
 ) -> SentencePieceTokenizer:
     """Return a unigram SentencePiece model with byte fallback and one tag a target language.
 
     Args:
-        sentences: a sample, already balanced between languages.
+        sentences: a sample, already balanced between languages, sources already in their form.
         targets: languages that are translated into.
         vocabulary_size: pieces, the 256 bytes and the tags included; fewer if the text does not have so many.
         character_coverage: share of characters that get a piece of their own; the rest is spelled in bytes.
+        source_form: in which the tokenizer will cut sources.
 
     Raises:
         ConfigError: the vocabulary is too small for the characters of the text.
@@ -302,11 +230,14 @@ def train_tokenizer(
                 "Change vocabulary_size under [tokenizer] in a manifest as it says (metanmt prepare).",
             ) from None
         raise CorpusError(f"SentencePiece could not be trained: {reason}", "Check that the corpus has text.") from None
-    return SentencePieceTokenizer(model.getvalue())
+    return SentencePieceTokenizer(model.getvalue(), source_form)
 
 
-def _fast_tokenizer(model: bytes, source_tag: str, tag_id: int) -> Any:
-    """Return the `tokenizers` twin of a SentencePiece model: same normaliser tables, same pieces and scores."""
+def _fast_tokenizer(model: bytes, source_form: SourceForm, source_tag: str, tag_id: int) -> Any:
+    """Return the `tokenizers` twin of a SentencePiece model: same normaliser tables, same pieces and scores.
+
+    It knows sources only: a target that is given to it is put into their form too.
+    """
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as FastTokenizer
@@ -316,6 +247,7 @@ def _fast_tokenizer(model: bytes, source_tag: str, tag_id: int) -> Any:
     fast = FastTokenizer(Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=UNKNOWN_ID, byte_fallback=True))
     fast.normalizer = normalizers.Sequence(
         [
+            *form_normalizers(source_form),
             normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
             normalizers.Replace(Regex(" {2,}"), " "),
             normalizers.Strip(),

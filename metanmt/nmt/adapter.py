@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig, ModelConfig
-from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer
+from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.files import digest, read_object, write_json
 from metanmt.nmt.model import ADAPTER_PART, fixed_positions, has_adapter, load_model, local_folder, make_model

@@ -14,10 +14,12 @@ from metanmt.data.corpus import CorpusReport, write_corpus
 from metanmt.data.fingerprint import fingerprint
 from metanmt.data.language import Pair
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
+from metanmt.data.pretrained_tokenizer import FACTS_FILE as TOKENIZER_FILE
+from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
+from metanmt.data.source_form import in_form
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
-from metanmt.data.tokenizer import FACTS_FILE as TOKENIZER_FILE
-from metanmt.data.tokenizer import PretrainedTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress, say
@@ -126,7 +128,7 @@ def _own_tokenizer(manifest: Manifest, report: CorpusReport, folder: Path) -> To
     wanted = min(settings.sample_sentences, 2 * sentences)
     say(f"Learning a vocabulary of {settings.vocabulary_size:,} pieces from about {wanted:,} sentences")
     sample = _sample(manifest, report, folder)
-    return train_tokenizer(sample, targets, settings.vocabulary_size, settings.character_coverage)
+    return train_tokenizer(sample, targets, settings.vocabulary_size, settings.character_coverage, settings.source_form)
 
 
 def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[str]:
@@ -146,7 +148,7 @@ def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[
         rng = random.Random(f"tokenizer {pair} {name}")
         for source, target in zip(*_sides(folder, pair, name), strict=True):
             for _ in range(int(rate) + (rng.random() < rate % 1)):
-                yield source
+                yield from in_form([source], settings.source_form)
                 yield target
 
 

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from metanmt.data.cldr import sentence_pairs
 from metanmt.data.language import Pair
+from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.tokenizer import (
-    FACTS_FILE,
     MODEL_FILE,
     SentencePieceTokenizer,
     load_tokenizer,

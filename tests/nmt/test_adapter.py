@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
+from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.store import Bitext
-from metanmt.data.tokenizer import PretrainedTokenizer, SentencePieceTokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.nmt.adapter import Base, add_adapter, make_with_adapter, passing_adapter, remove_adapter, targets
 from metanmt.nmt.checkpoint import load_checkpoint, load_state, load_with_adapter, outline, save_checkpoint

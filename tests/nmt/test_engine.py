@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from metanmt.cli import main
 from metanmt.config import FineTuneConfig
-from metanmt.data.tokenizer import PretrainedTokenizer, SentencePieceTokenizer, Tokenizer
+from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.nmt import conversion
 from metanmt.nmt import engine as engines

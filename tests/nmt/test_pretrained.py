@@ -12,7 +12,8 @@ import torch
 
 from metanmt.config import FineTuneConfig, ModelConfig
 from metanmt.data.language import Pair
-from metanmt.data.tokenizer import PretrainedTokenizer, load_tokenizer
+from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
+from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.nmt.checkpoint import load_checkpoint, save_checkpoint
 from metanmt.nmt.engine import target_positions
