@@ -90,6 +90,11 @@ MISTAKES = {
         "--set adapter.rank=16 is for a new adapter",
         "--update adapters",
     ),
+    "a head that does not move": (
+        ["fine-tune", "--init", "run", "--pair", "fi-en", "--out", "{tmp}/o", "--set", 'model.head=["shared"]'],
+        "--set model.head says what update = head moves",
+        "--update head",
+    ),
     "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "not a checkpoint", "meta-train"),
 }
 

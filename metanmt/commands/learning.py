@@ -212,6 +212,8 @@ def _fine_tune_config(arguments: argparse.Namespace) -> Config:
     shape = next((text for text in arguments.set if text.startswith("adapter.")), None)
     if shape and config.fine_tune.update != "adapters":
         raise ConfigError(f"--set {shape} is for a new adapter.", "Add --update adapters, or leave it out.")
+    if config.model.head and config.fine_tune.update != "head":
+        raise ConfigError("--set model.head says what update = head moves.", "Add --update head, or leave it out.")
     if shape and arguments.init != "none":
         _check_no_adapter(Path(arguments.init), shape)
     return config

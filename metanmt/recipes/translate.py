@@ -44,7 +44,7 @@ def run(
         out: flushed after every chunk.
 
     Raises:
-        UsageError: a line is not UTF-8; it says how many lines are out.
+        UsageError: a line is not UTF-8, or the output cannot be written; it says how many lines are out.
         KeyboardInterrupt: likewise.
     """
     pair = Pair.parse(pair_name)
@@ -63,8 +63,7 @@ def run(
                     batch_tokens=batch_tokens,
                     label=None,
                 )
-                out.write("".join(f"{line}\n" for line in found))
-                out.flush()
+                _write(out, found, progress)
                 progress.advance(len(chunk))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"Stopped; {_written(progress)}.") from None
@@ -80,6 +79,19 @@ def _decoded(lines: Iterable[bytes], progress: Progress) -> Iterator[str]:
             raise UsageError(
                 f"The input is not UTF-8 at line {number:,}; {_written(progress)}.", conversion_of(start)
             ) from None
+
+
+def _write(out: TextIO, lines: Iterable[str], progress: Progress) -> None:
+    try:
+        out.write("".join(f"{line}\n" for line in lines))
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"The output cannot be written: {error.strerror}; {_written(progress)}.",
+            "Mend that or give another output, and translate the lines after these: the last in the output may be cut.",
+        ) from None
 
 
 def _written(progress: Progress) -> str:

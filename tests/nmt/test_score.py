@@ -113,6 +113,18 @@ def test_bleu_into_a_language_without_spaces_counts_characters(target: str, toke
     assert quick_scores(hypothesis, reference, target)["bleu"] == found["score"]
 
 
+@pytest.mark.parametrize("target", ["zh", "zho_Hans", "ja", "jpn_Jpan"])
+def test_ter_into_a_language_without_spaces_counts_characters(target: str) -> None:
+    found = score(["今天是星期三的早上我们去"], ["今天是星期四的早上我们去"], target=target)["ter"]
+    assert found["score"] == pytest.approx(100 / 12)
+    assert "|norm:yes|punct:yes|asian:yes|" in found["signature"]
+
+
+@pytest.mark.parametrize("target", ["th", "khm_Khmr", "lo", "my"])
+def test_ter_is_left_out_where_nothing_parts_words_for_it(target: str) -> None:
+    assert set(score(["วันนี้"], ["วันนี้"], target=target)) == {"bleu", "chrf"}
+
+
 def test_quick_scores_are_the_scores() -> None:
     full = score(HYPOTHESES, REFERENCES)
     assert quick_scores(HYPOTHESES, REFERENCES) == {name: full[name]["score"] for name in ("bleu", "chrf")}

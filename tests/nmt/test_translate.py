@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -232,3 +232,16 @@ def test_what_is_out_when_it_ends_early_is_said(
     with pytest.raises((KeyboardInterrupt, UsageError), match="4 lines are translated and written"):
         recipe.run(checkpoint, "de-en", beam=1, length_penalty=1.0, batch_tokens=4_000, lines=lines(), out=out)
     assert out.getvalue().count("\n") == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_is_full(checkpoint: Path) -> None:
+    with (
+        suppress(OSError),  # closing it writes once more
+        Path("/dev/full").open("w", encoding="utf-8") as out,
+        pytest.raises(UsageError, match="No space left on device; 0 lines are translated and written") as error,
+    ):
+        recipe.run(
+            checkpoint, "de-en", beam=1, length_penalty=1.0, batch_tokens=4_000, lines=[b"drei Stunden\n"], out=out
+        )
+    assert "may be cut" in error.value.remedy
