@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that glibc takes
+# Tokens of a batch that is translated. On a GPU a step takes as long for a few of them as for thousands.
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4_000, 64_000
 
 
 def device() -> torch.device:

@@ -137,7 +137,8 @@ def _checked(value: Any, hint: Any, key: str, where: str) -> Any:
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise ConfigError(f"{what} is {value!r}.", f"It must be one of {', '.join(map(str, choices))}.")
+            named = ", ".join(filter(None, map(str, choices)))
+            raise ConfigError(f"{what} is {value!r}.", f"It must be one of {named}.")
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):

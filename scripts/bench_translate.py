@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--split", default="test", metavar="NAME")
     parser.add_argument("--sentences", type=int, default=500, metavar="N", help="the first N of the set")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--batch-tokens", type=int, default=4_000, metavar="N")
+    parser.add_argument("--batch-tokens", type=int, metavar="N", help="default: as metanmt translate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     arguments = parser.parse_args()
     try:

@@ -20,9 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from metanmt.cli import MISTAKE
+from metanmt.commands.shared import positive
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, Bitext, TokenStore, write_bitext
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import CorpusError, MetanmtError
+from metanmt.runlog import say
 
 
 def largest_share(sizes: list[int], total: int) -> int:
@@ -89,18 +92,20 @@ def pack(data: Path, out: Path, target_tokens: int) -> None:
     print(f"{out}: {kept:,} of {sum(sizes):,} target tokens to meta-train on, {out.stat().st_size / 2**20:,.1f} MiB")
 
 
-def main() -> None:
-    """Write the packed file, or say what is wrong."""
+def main() -> int:
+    """Write the packed file and return 0, or say what is wrong and return 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--target-tokens", type=int, default=22_000_000, help="to meta-train on, at most")
+    parser.add_argument("--target-tokens", type=positive, default=22_000_000, help="to meta-train on, at most")
     arguments = parser.parse_args()
     try:
         pack(arguments.data, arguments.out, arguments.target_tokens)
     except MetanmtError as error:
-        sys.exit(str(error))
+        say(f"{error.cause}\n{error.remedy}")
+        return MISTAKE
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.runlog import speaks
+from metanmt.runtime import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 
 
 def pair_argument(sub: argparse.ArgumentParser) -> None:
@@ -25,7 +26,11 @@ def model_arguments(sub: argparse.ArgumentParser) -> None:
         "--length-penalty", type=length_penalty, default=1.0, metavar="X", help="above 1 favours longer (default: 1)"
     )
     sub.add_argument(
-        "--batch-tokens", type=positive, default=4000, metavar="N", help="source tokens a batch: memory, not result"
+        "--batch-tokens",
+        type=positive,
+        metavar="N",
+        help="source tokens a batch: memory and speed, not result "
+        f"(default: {CPU_BATCH_TOKENS:,} on a CPU, {GPU_BATCH_TOKENS:,} on a GPU)",
     )
     sub.add_argument(
         "--engine",

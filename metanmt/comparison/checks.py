@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, make_plan
+from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
 from metanmt.config import differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
@@ -20,6 +20,7 @@ from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoin
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.nmt.model import update_weights
 from metanmt.nmt.tuning import SMALLEST_DEV
+from metanmt.runlog import say
 
 
 def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
@@ -52,7 +53,19 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         if arm.checkpoint:
             folder = checkpoint_folder(Path(arm.checkpoint))
             check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
+    _say_costs(plan.arms)
     return plan
+
+
+def _say_costs(arms: Sequence[Arm]) -> None:
+    """Say what is not known, or not equal, of the cost of checkpoints that are there already."""
+    costs = {arm.name: checkpoint_cost(arm) for arm in arms if arm.checkpoint}
+    for name in (name for name, cost in costs.items() if cost is None):
+        say(f"Note: arm {name}: what its checkpoint cost is not known.")
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    if len({*known.values()}) > 1:
+        said = ", ".join(f"{name} {cost:,}" for name, cost in known.items())
+        say(f"Note: the meta-trainings of these checkpoints cost unequally, in target tokens: {said}.")
 
 
 def _check_sets(compare: CompareConfig, sets_of: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.comparison import execute, tables
-from metanmt.comparison.checks import checked_plan
+from metanmt.comparison.checks import check_runs, checked_plan
 from metanmt.comparison.plan import CompareConfig, load_compare, to_toml
 from metanmt.files import write_json, write_text
 from metanmt.report import table
@@ -67,6 +67,7 @@ def dry_run(
     compare = _given(file, data, root, runs)
     store = execute.open_data(compare, out)
     plan = checked_plan(compare, store)
+    check_runs(plan, store, out)
     costs = execute.estimate(plan, store, out)
     cells = [{**asdict(cell), "folder": str(cell.path), "target_tokens": costs[str(cell.path)]} for cell in plan.cells]
     return {

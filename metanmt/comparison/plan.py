@@ -21,7 +21,7 @@ from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
-SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "soup")
+SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "average_share", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""
 
 
@@ -218,11 +218,30 @@ def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
                 raise _unequal(what, trained[0], arm)
         if _selection(arm) != _selection(arms[0]):
             raise _unequal("selection in fine-tuning", arms[0], arm)
+        starts = {_run_of(other.config.model.checkpoint) for other in trained}  # what they add to it is shown
+        if trained and checkpoint_cost(arm) not in (None, _cost(trained[0])) and starts != {_run_of(arm.checkpoint)}:
+            raise _unequal("cost", trained[0], arm)
     return tuple(arms)
 
 
 def _cost(arm: Arm) -> int:
     return arm.config.outer.max_target_tokens
+
+
+def checkpoint_cost(arm: Arm) -> int | None:
+    """Return what the run of an arm's checkpoint costs, in target tokens; None without one, or where it has no run."""
+    run = _run_of(arm.checkpoint)
+    try:
+        return load_config(run / "config.toml").outer.max_target_tokens if run else None
+    except ConfigError:  # of another version
+        return None
+
+
+def _run_of(checkpoint: str) -> Path | None:
+    """Return the meta-training run that a checkpoint lies in: it is the run, its best or last, or one of its steps."""
+    folder = Path(checkpoint).resolve()  # best and last lead to RUN/checkpoints/step-N
+    places = (folder, folder.parents[1]) if folder.parent.name == "checkpoints" else (folder,)
+    return next((place for place in places if checkpoint and (place / "config.toml").is_file()), None)
 
 
 def _selection(arm: Arm) -> list[Any]:

@@ -19,6 +19,7 @@ from metanmt.comparison.statistics import (
     mean_and_deviation,
     mean_difference,
     paired_difference,
+    pooled,
     scorer,
 )
 from metanmt.data.language import Pair
@@ -113,7 +114,8 @@ class _Scored:
             row["scores"][metric]["mean"] = {"mean": _mean([mean for mean, _ in spread.values()]), "sd": None}
             if group in self.compared:
                 other = self.cells[self.plan.compare.baseline, budget, update]
-                leads = {pair: self._lead(found, other[pair], test_set, metric) for pair, found in drawn.items()}
+                apart = [self._lead(found, other[pair], test_set, metric) for pair, found in drawn.items()]
+                leads = dict(zip(drawn, pooled(apart), strict=True))
                 mean = mean_difference(list(leads.values()), list(shared.values()))
                 row["lead"][metric] = {
                     place: lead_facts(lead, self.plan.compare.confidence, self.comparisons)

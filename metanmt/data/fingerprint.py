@@ -25,13 +25,16 @@ def fingerprint(manifest: Manifest) -> str:
     version of Babel. A change of this package that changes its output must raise `FORMAT` or its version.
     """
     sources = [source for item in manifest.pairs for sources in item.sets.values() for source in sources]
+    settings = asdict(manifest)
+    if manifest.tokenizer.source_form == "written":
+        del settings["tokenizer"]["source_form"]  # so that folders from before it was a choice are up to date
     packages = [*PACKAGES]
     packages += ["babel"] if any(source.kind == "embedded" for source in sources) else []
     packages += ["datasets"] if any(source.kind == "hub" for source in sources) else []
     facts = {
         "format": FORMAT,
         "versions": {name: version(name) for name in packages},
-        "manifest": asdict(manifest),
+        "manifest": settings,
         "sources": [[_state(path) for path in _files(source)] for source in sources],
         "tokenizer": [_state(path) for path in _below(manifest.tokenizer.pretrained)],
     }

@@ -26,8 +26,11 @@ class Pair:
             UsageError: the text is not of that form, or both sides are the same.
         """
         source, hyphen, target = text.partition("-")
-        if not (hyphen and CODE.fullmatch(source) and CODE.fullmatch(target)) or source == target:
-            raise UsageError(f"{text!r} is not a language pair.", "Write it as SOURCE-TARGET, such as fi-en.")
+        remedy = "Write it as SOURCE-TARGET, such as fi-en."
+        if not (hyphen and CODE.fullmatch(source) and CODE.fullmatch(target)):
+            raise UsageError(f"{text!r} is not a language pair.", remedy)
+        if source == target:
+            raise UsageError(f"{text!r} is not a language pair: both sides are the same language.", remedy)
         return cls(source, target)
 
     def __str__(self) -> str:

@@ -148,6 +148,11 @@ def _tokenizer(values: Mapping[str, Any], path: Path) -> TokenizerSettings:
         raise ConfigError(
             f"character_coverage of {where} is {settings.character_coverage}.", "It is a share: up to 1.0."
         )
+    if settings.pretrained and settings.source_form != "written":
+        raise ConfigError(
+            f"{where} has a source_form, which is of a vocabulary that is learned here, and a pretrained tokenizer.",
+            "Leave source_form out: the pretrained tokenizer reads sources in its own way.",
+        )
     return TokenizerSettings(**{**vars(settings), "codes": codes})
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from metanmt.data.hub import look_up, not_loaded
 from metanmt.data.language import Pair
-from metanmt.errors import UsageError, did_you_mean
+from metanmt.errors import CheckpointError, UsageError, did_you_mean
 from metanmt.files import write_json
 from metanmt.runtime import quiet_transformers
 
 FACTS_FILE = "metanmt_tokenizer.json"
+TAG = re.compile(r"<2\w+>")
 
 
 class PretrainedTokenizer:
@@ -36,6 +38,11 @@ class PretrainedTokenizer:
         except (OSError, ValueError) as error:
             remedy = "Give the folder of a checkpoint with its tokenizer, or a hub name while online."
             raise not_loaded("tokenizer", name, error, remedy) from None
+        if _adds_a_tag(self._tokenizer):
+            raise CheckpointError(
+                f"{name} was written by metanmt and then by another program, which left out a part of its tokenizer.",
+                f"Copy sentencepiece.model and {FACTS_FILE} into it from the checkpoint that it was made of.",
+            )
         self.codes = codes
         self.pad_id, self.eos_id = int(self._tokenizer.pad_token_id), int(self._tokenizer.eos_token_id)
         self.vocabulary_size = len(self._tokenizer)
@@ -100,3 +107,9 @@ class PretrainedTokenizer:
                 )
         if (self._tokenizer.src_lang, self._tokenizer.tgt_lang) != (source, target):
             self._tokenizer.src_lang, self._tokenizer.tgt_lang = source, target
+
+
+def _adds_a_tag(tokenizer: Any) -> bool:
+    """Return whether a tokenizer begins every text with a tag, targets too: our own as other programs see it."""
+    first = tokenizer.convert_ids_to_tokens(tokenizer("")["input_ids"][:1])
+    return bool(first and TAG.fullmatch(str(first[0])))

@@ -108,7 +108,8 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     Two files whose suffixes are the pair's languages the wrong way round are taken the right way round.
 
     Raises:
-        UsageError: it is neither. CorpusError: a file is missing, or the first row of JSONL has no known fields.
+        UsageError: it is neither.
+        CorpusError: a file is missing, or the first row has more columns than two, or no known fields.
     """
     for path in paths:
         if not path.is_file():
@@ -118,7 +119,7 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
         swapped = kinds == [f".{pair.target}", f".{pair.source}"]
         return Source("moses", tuple(reversed(paths) if swapped else paths))
     if len(paths) == 1 and kinds[0] in ROWS:
-        return Source("tsv", tuple(paths), (0, 1)) if ROWS[kinds[0]] == "tsv" else _jsonl_source(paths[0], pair)
+        return _tsv_source(paths[0], pair) if ROWS[kinds[0]] == "tsv" else _jsonl_source(paths[0], pair)
     raise UsageError(
         f"It is not clear how to read {', '.join(map(str, paths)) or 'no file'}.",
         f"Give two files (one of {pair.source}, one of {pair.target}), or one .tsv ({pair.source}, tab, {pair.target}) "
@@ -236,6 +237,16 @@ def _field(row: dict[str, Any], column: str) -> Any:
             return None
         value = value[key]
     return "" if value is None else value
+
+
+def _tsv_source(path: Path, pair: Pair) -> Source:
+    columns = next((line for line in read_lines(path) if line.strip()), "").count("\t") + 1
+    if columns > 2:  # an identifier before the sides would be read as one of them
+        raise CorpusError(
+            f"{path} has {columns} columns in its first line: which two are meant is not clear.",
+            f"Keep two columns: {pair.source}, tab, {pair.target}.",
+        )
+    return Source("tsv", (path,), (0, 1))
 
 
 def _jsonl_source(path: Path, pair: Pair) -> Source:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metanmt.config import OuterConfig
+from metanmt.errors import DeviceMemoryError
 from metanmt.meta.adaptation import Loss
 from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.learner import Learner
@@ -47,6 +49,10 @@ def outer_step(
     """Move the initialisation by one meta-batch of episodes, and return the losses on the way.
 
     Of several processes each brings its own share of the episodes; all of them move alike.
+
+    Raises:
+        torch.OutOfMemoryError: in an episode; nothing has moved, and the step may be made again with smaller batches.
+        DeviceMemoryError: after the episodes, where other processes would not make it again, nor smaller batches help.
     """
     support_losses: list[Tensor] = []
     query_losses: list[Tensor] = []
@@ -57,14 +63,26 @@ def outer_step(
         learner.load(initialization)  # fast weights start at the initialisation
         support_losses += learner.adapt(episode.support, loss)  # the inner loop
         query_losses += learner.accumulate(initialization, episode.query, loss, scale=1 / outer.meta_batch_size)
-    norms = []
-    for learned in learner.learned:
-        ranks.sum_gradients(learned)
-        norms.append(clip_gradient(learned.parameters(), outer.clip_norm))
-    [failed] = ranks.total(not all_finite([*norms, *support_losses, *query_losses]))
-    if not failed:
-        optimizer.step()
+    with _no_second_try():
+        norms = []
+        for learned in learner.learned:
+            ranks.sum_gradients(learned)
+            norms.append(clip_gradient(learned.parameters(), outer.clip_norm))
+        [failed] = ranks.total(not all_finite([*norms, *support_losses, *query_losses]))
+        if not failed:
+            optimizer.step()
     return StepReport(support_losses, query_losses, norms[0], skipped=failed > 0)
+
+
+@contextmanager
+def _no_second_try() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DeviceMemoryError(
+            "The memory of the device is too small for the step of the outer optimiser.",
+            "Choose a smaller model.size, or outer.optimizer=muon, which keeps fewer moments; then --resume.",
+        ) from None
 
 
 def all_finite(values: Sequence[Tensor]) -> bool:

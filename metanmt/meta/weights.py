@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -45,9 +45,15 @@ def load_weights(fast_model: nn.Module, initialization: nn.Module) -> None:
 
 
 @torch.no_grad()
-def accumulate_difference(initialization: nn.Module, fast_model: nn.Module, scale: float) -> None:
-    """Add `scale` times theta - phi to `.grad` of the initialisation, without touching its weights."""
-    theta, phi = trainable_weights(initialization), trainable_weights(fast_model)
+def accumulate_difference(
+    initialization: nn.Module, fast_model: nn.Module, names: Collection[str], scale: float
+) -> None:
+    """Add `scale` times theta - phi to `.grad` of the initialisation, without touching its weights.
+
+    Only to those named, the fast ones. Others have no gradient at all: of one that is zero Muon would make full steps.
+    """
+    phi = trainable_weights(fast_model)
+    theta = {name: weight for name, weight in trainable_weights(initialization).items() if name in names}
     gradients: list[Tensor] = []
     for weight in theta.values():
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad

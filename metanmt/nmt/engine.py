@@ -36,6 +36,10 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def device(self) -> str:
+        """The kind of device that it searches on: "cpu" or "cuda"."""
+
     def search(
         self, batch: Sequence[Sequence[int]], *, beam: int, length_penalty: float, longest: int, first: int | None
     ) -> list[list[int]]:
@@ -57,6 +61,11 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+
+    @property
+    def device(self) -> str:
+        """That of the model, wherever it has been moved to."""
+        return str(self.model.device.type)
 
     @torch.inference_mode()
     def search(
@@ -96,6 +105,8 @@ class CTranslate2Engine:
         conversion: a folder of `converted`.
         quantization: float32 or int8.
     """
+
+    device = "cpu"
 
     def __init__(self, conversion: Path, quantization: str) -> None:
         import ctranslate2

@@ -15,7 +15,8 @@ from transformers.utils import cached_file
 
 from metanmt.config import ModelConfig
 from metanmt.data.hub import look_up, not_loaded
-from metanmt.data.tokenizer import Tokenizer
+from metanmt.data.pretrained_tokenizer import FACTS_FILE
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.nmt.lexicon import LEXICON_FILE, outer_only
 from metanmt.runtime import quiet_transformers
@@ -48,7 +49,7 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
     from torch's random state.
 
     Raises:
-        CheckpointError: a pretrained checkpoint that cannot be loaded or has another vocabulary.
+        CheckpointError: a pretrained checkpoint that cannot be loaded or has another vocabulary or tokenizer.
     """
     quiet_transformers()
     if config.checkpoint:
@@ -59,6 +60,7 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
             )
         model = load_model(config.checkpoint)
         check_vocabulary(model, tokenizer, config.checkpoint)
+        check_same_tokenizer(Path(config.checkpoint), tokenizer)
     else:
         width, feed_forward, layers, heads = SIZES[config.size]
         shape = M2M100Config(
@@ -143,6 +145,15 @@ def check_embeddings(rows: int, tokenizer: Tokenizer, name: str) -> None:
         raise CheckpointError(
             f"{name} has {rows:,} embeddings, but the tokenizer {tokenizer.vocabulary_size:,} pieces.",
             "Prepare the data with the checkpoint's own tokenizer: [tokenizer] pretrained = PATH in the manifest.",
+        )
+
+
+def check_same_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raise a CheckpointError if a folder that this package wrote has another tokenizer than the data."""
+    if (folder / FACTS_FILE).is_file() and load_tokenizer(folder).digest() != tokenizer.digest():
+        raise CheckpointError(
+            f"{folder} has another tokenizer than the data.",
+            f"Its embeddings stand for its own pieces: metanmt prepare ... --tokenizer {folder}",
         )
 
 

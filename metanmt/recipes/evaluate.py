@@ -18,6 +18,7 @@ from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.score import score
 from metanmt.nmt.translate import translate
+from metanmt.runlog import say
 from metanmt.runtime import versions
 
 
@@ -31,7 +32,7 @@ def run(
     reference: Path | None = None,
     beam: int = 5,
     length_penalty: float = 1.0,
-    batch_tokens: int = 4_000,
+    batch_tokens: int | None = None,
     engine: str = "auto",
     quantization: str = "float32",
     bootstrap: int = 1_000,
@@ -48,7 +49,7 @@ def run(
         pair: such as "fi-en".
         data, split: the prepared data folder and the set in it; or
         source, reference: two files of your own; or one TSV or JSONL with both sides as `source` alone.
-        beam, length_penalty, batch_tokens: of the search.
+        beam, length_penalty, batch_tokens: as for `translate_ids`.
         engine, quantization: as for `open_engine`.
         bootstrap: resamples for the confidence interval, 0 for none.
         out: where the files go.
@@ -139,4 +140,8 @@ def _texts(
     if not lines:
         raise CorpusError(f"{own} is empty.", "Give a test set with at least one sentence.")
     sources, references = map(list, zip(*lines, strict=True))
+    if empty := references.count(""):
+        if empty == len(references):
+            raise CorpusError(f"Every reference of {own} is empty.", "Give the translations, one for each source line.")
+        say(f"Note: {empty:,} of {len(references):,} references are empty; they are scored as they are.")
     return name, own, sources, references

@@ -17,6 +17,7 @@ from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
 from metanmt.data.cleaning import CleaningRules, clean, clean_held_out
 from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
+from metanmt.data.manifest import kind_of
 from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -33,7 +34,7 @@ from metanmt.nmt.checkpoint import (
 )
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning import hold_out
+from metanmt.nmt.tuning import SMALLEST_DEV, hold_out
 from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
@@ -208,23 +209,31 @@ def _prepared(
         train = store.bitext(pair, text.train_set)
         optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
         dev = None if optional else store.bitext(pair, text.dev_set)
+        if dev is not None and kind_of(text.dev_set) == "test":
+            say(f"Note: {text.dev_set!r} chooses the weights, so it is no test set any more for this model.")
         facts |= {"train_set": text.train_set, "dev_set": None if dev is None else text.dev_set}
     else:
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
     whole = train
-    train = _short_enough(train, str(pair), facts)
+    train = usable = _short_enough(train, str(pair), facts)
     if dev is not None:
         dev = _short_enough(dev, f"The dev set of {pair}", facts, "in dev")
     if text.budget_words is not None:
         if text.budget_words < 1:
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
-        words, usable = (int(part.target_words.sum(dtype="int64")) for part in (whole, train))
+        words, most = (int(part.target_words.sum(dtype="int64")) for part in (whole, usable))
         # A budget of the whole set is one of all that is short enough.
-        train = train.draw(min(text.budget_words, usable) if text.budget_words <= words else text.budget_words, seed)
+        train = train.draw(min(text.budget_words, most) if text.budget_words <= words else text.budget_words, seed)
         facts["budget_words"] = text.budget_words
     if dev is None:
         before = len(train)
+        if text.budget_words is not None and before < 2 * SMALLEST_DEV <= len(usable):
+            raise UsageError(
+                f"--budget {text.budget_words} draws {before} of {len(usable):,} sentence pairs: too few to adapt on "
+                "and to choose by.",
+                f"Give a larger --budget, of at least {2 * SMALLEST_DEV} pairs.",
+            )
         train, dev = hold_out(train, seed)
         say(f"No dev set: {len(dev)} sentence pairs are held out to choose by")
         _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
@@ -243,12 +252,18 @@ def _short_enough(text: Bitext, name: str, facts: dict[str, Any], where: str = "
     return text.take(usable) if too_long else text
 
 
+def _dropped_words(dropped: Mapping[str, int]) -> str:
+    """Return how many pairs were left out and why, in words; "" for none."""
+    found = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+    return f"Dropped: {found}" if found else ""
+
+
 def _note_dropped(dropped: Mapping[str, int], facts: dict[str, Any]) -> None:
     """Say how many pairs were left out and why, and keep it."""
     found = {reason: count for reason, count in dropped.items() if count}
     if found:
         facts["dropped"] = {**facts.get("dropped", {}), **found}
-        say("Dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in found.items()))
+        say(_dropped_words(found))
 
 
 def _own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, SentencePairs]:
@@ -265,8 +280,10 @@ def _own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, Sente
             else:
                 own[name] = list(clean(raw, CleaningRules(), dropped))
             if not own[name]:
+                words = _dropped_words(dropped)
                 raise CorpusError(
-                    f"No sentence pair is left of {', '.join(map(str, files))} after cleaning ({dict(dropped)}).",
+                    f"No sentence pair is left of {', '.join(map(str, files))} after cleaning."
+                    + (f" {words}." if words else ""),
                     "Check that both sides hold text, line by line.",
                 )
     for item in own["dev"]:

@@ -19,7 +19,7 @@ from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.source_form import in_form
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
-from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.runlog import Progress, say
@@ -99,8 +99,14 @@ def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
 
 def _own_folder(name: str) -> Path | None:
     """Return where a folder of this package, be it a run, a checkpoint or data, has its tokenizer, if it has one."""
-    folders = (Path(name, below) for below in ("", "tokenizer", "best", "last"))
-    return next((folder for folder in folders if name and (folder / TOKENIZER_FILE).is_file()), None)
+    for folder in (Path(name, below) for below in ("", "tokenizer", "best", "last") if name):
+        if (folder / TOKENIZER_FILE).is_file():
+            return folder
+        if (folder / "adapter_config.json").is_file():
+            from metanmt.nmt.adapter import open_base  # an adapter is stored without: its base has it
+
+            return open_base(folder).folder
+    return None
 
 
 def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
@@ -111,6 +117,8 @@ def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
     found = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained) else None
     if found is None or isinstance(found, PretrainedTokenizer):
         found = PretrainedTokenizer(settings.pretrained, {**(found.codes if found else {}), **settings.codes})
+    elif isinstance(found, SentencePieceTokenizer) and settings.source_form not in ("written", found.source_form):
+        say(f"Sources are read as {settings.pretrained} has learned to: {found.source_form}")
     for item in manifest.pairs:
         found.encode_target(["."], item.pair)
     return found

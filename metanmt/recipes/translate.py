@@ -23,7 +23,7 @@ def run(
     *,
     beam: int,
     length_penalty: float,
-    batch_tokens: int,
+    batch_tokens: int | None = None,
     engine: str = "auto",
     quantization: str = "float32",
     lines: Iterable[bytes],
@@ -38,7 +38,7 @@ def run(
         pair_name: such as "fi-en".
         beam: hypotheses kept; 1 is greedy.
         length_penalty: above 1 favours longer output.
-        batch_tokens: memory, never the result.
+        batch_tokens: as for `translate_ids`.
         engine, quantization: as for `open_engine`.
         lines: undecoded UTF-8 lines.
         out: flushed after every chunk.

@@ -201,7 +201,7 @@ def test_an_interval_ends_where_scores_do(finished: tuple[dict[str, Any], Path])
     found, _ = finished
     leads = [lead for row in found["rows"] for by_place in row["lead"].values() for lead in by_place.values()]
     assert all(-100 <= lead["low"] <= lead["value"] <= lead["high"] <= 100 for lead in leads)
-    wide = Difference(value=1.0, error=3.0, freedom=1.0, draws=2)
+    wide = Difference(value=1.0, parts=((9.0, 1),), draws=2)
     assert wide.interval(0.95, 48)[1] > 1_000
     assert tables.lead_facts(wide, 0.95, 48)["high"] == 100
 
@@ -271,6 +271,8 @@ def test_a_changed_arm_is_refused(finished: tuple[dict[str, Any], Path], file: P
     other.write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"another configuration than arm fomaml has now: \w+\.\w+ is"):
         compare.run(other, finished[1])
+    with pytest.raises(CheckpointError, match="another configuration than arm fomaml"):
+        compare.dry_run(other, finished[1])
 
 
 def test_update_strategies_are_cells(finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path) -> None:

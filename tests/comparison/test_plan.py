@@ -9,17 +9,20 @@ import pytest
 
 from metanmt.comparison import compare, plan
 from metanmt.comparison.checks import checked_plan
-from metanmt.comparison.plan import load_compare, make_arms
+from metanmt.comparison.plan import ArmConfig, load_compare, make_arms
 from metanmt.data.manifest import load_manifest
 from metanmt.data.store import TokenStore
+from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import ConfigError, MetanmtError
+from metanmt.nmt.checkpoint import save_checkpoint
 from metanmt.recipes import prepare
+from tests import toy
 from tests.recipes.conftest import MANIFEST
 
 SHIPPED = Path(plan.__file__).parent
 MISTAKES = [
     ("[arms.joint]", "[arms.jiont]", "No arm is called 'joint'", "jiont"),
-    ('learner = "fomaml"', 'learner = "fomal"', "'fomal'", "fomaml"),
+    ('learner = "fomaml"', 'learner = "fomal"', "'fomal'", "one of none, joint, fomaml"),
     ("budgets = [0, 100]", "budgets = [0, 100000]", "larger than fi-en's", "smaller"),
     ("budgets = [0, 100]", "budgets = [2]", "too small for fi-en", "zero-shot"),
     ("draws = [1, 2]", "draws = [1, 1]", "The draws are", "once"),
@@ -51,6 +54,12 @@ MISTAKES = [
     ('learner = "fomaml"', 'learner = "fomaml"\ncheckpoint = "x"', "not given once", "either"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["outer.max_target_tokens=9"]', "differ in their cost", "top"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["fine_tune.metric=bleu"]', "selection in fine-tuning", "top"),
+    (
+        'learner = "fomaml"',
+        'learner = "fomaml"\nset = ["fine_tune.average_share=0"]',
+        "selection in fine-tuning",
+        "top",
+    ),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["validation.updates=9"]', "selection of the check", "top"),
     ("budgets = [0, 100]", "budgets = 100", "100", "list"),
     ("beam = 1", 'updates = ["all", "adapters"]', "Arm none is trained from scratch", "Leave out"),
@@ -149,3 +158,50 @@ def test_one_sentence_is_no_test_set(file: Path, tmp_path: Path) -> None:
     store = TokenStore.open(without_dev(tmp_path, test_sentences=1))
     with pytest.raises(ConfigError, match="fi-en test is one sentence"):
         checked_plan(load_compare(file), store)
+
+
+def test_every_arm_of_the_learners_has_one_outer_schedule() -> None:
+    arms = [arm for arm in make_arms(load_compare(Path("learners"))) if arm.trained]
+    assert {arm.config.outer.schedule for arm in arms} == {"linear"}
+
+
+def run_of(folder: Path, max_target_tokens: int) -> Path:
+    """Return the best checkpoint of a run of this cost, without its model."""
+    (folder / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (folder / "best").symlink_to("checkpoints/step-00000001")
+    (folder / "config.toml").write_text(f"[outer]\nmax_target_tokens = {max_target_tokens}\n", encoding="utf-8")
+    return folder / "best"
+
+
+def test_a_checkpoint_costs_what_its_run_cost(file: Path, tmp_path: Path) -> None:
+    """2,000 tokens, as the trained arms, or 9,000; unless they go on from it."""
+    equal, dear, compare = run_of(tmp_path / "equal", 2_000), run_of(tmp_path / "dear", 9_000), load_compare(file)
+
+    def arms(checkpoint: Path, *more: str) -> None:
+        arm = ArmConfig(checkpoint=str(checkpoint))
+        make_arms(replace(compare, arms={**compare.arms, "mine": arm}, set=(*compare.set, *more)))
+
+    arms(equal)
+    for place in (dear, dear.parent, dear.resolve()):
+        with pytest.raises(ConfigError, match="Arms joint and mine differ in their cost: no fair"):
+            arms(place)
+    arms(dear, f"model.checkpoint={dear.parent}")
+    arms(dear, "outer.max_target_tokens=9_000")
+    dear.with_name("config.toml").write_text("[other]\n", encoding="utf-8")
+    arms(dear)
+    arms(tmp_path)
+
+
+def test_what_checkpoints_cost_is_told(
+    file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, places = TokenStore.open(data), {"small": run_of(tmp_path / "small", 2_000)}
+    places |= {"large": run_of(tmp_path / "large", 9_000), "other": tmp_path / "other"}
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    for folder in places.values():
+        save_checkpoint(folder, toy.make_m2m100(tokenizer.vocabulary_size), tokenizer, toy.PAIR)
+    arms = {name: ArmConfig(checkpoint=str(folder)) for name, folder in places.items()}
+    checked_plan(replace(load_compare(file), arms=arms, baseline="small"), store)
+    said = capsys.readouterr().err
+    assert said.count("arm other: what its checkpoint cost is not known") == said.count("is not known") == 1
+    assert "cost unequally, in target tokens: small 2,000, large 9,000" in said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +55,16 @@ def test_babel_counts_where_its_corpus_is_used(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(module, "version", lambda name: "0" if name == "babel" else known(name))
     assert digest(tmp_path, embedded) != before[0]
     assert digest(tmp_path, '"x"') == before[1]
+
+
+def test_sources_as_written_are_what_folders_were_made_with_before_it_was_a_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    dumps = json.dumps
+    monkeypatch.setattr(module.json, "dumps", lambda facts, **more: seen.append(facts) or dumps(facts, **more))
+    written, plain = (
+        digest(tmp_path, '"x"', f'[tokenizer]\nsource_form = "{form}"\n') for form in ("written", "plain")
+    )
+    assert written == digest(tmp_path, '"x"') != plain
+    assert ["source_form" in facts["manifest"]["tokenizer"] for facts in seen] == [False, True, False]

@@ -13,8 +13,14 @@ def test_a_pair_is_written_as_it_is_read(text: str) -> None:
     assert str(Pair.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "fi", "fi-", "-en", "fi-en-de", "fi en", "fi-fi", "../x-en", "fi-en\n"])
+@pytest.mark.parametrize("text", ["", "fi", "fi-", "-en", "fi-en-de", "fi en", "../x-en", "fi-en\n"])
 def test_not_a_pair(text: str) -> None:
     with pytest.raises(UsageError, match="not a language pair") as error:
         Pair.parse(text)
+    assert "fi-en" in error.value.remedy
+
+
+def test_a_language_is_not_translated_into_itself() -> None:
+    with pytest.raises(UsageError, match="'ro-ro' is not a language pair: both sides are the same language") as error:
+        Pair.parse("ro-ro")
     assert "fi-en" in error.value.remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from metanmt.data.cldr import sentence_pairs
 from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.source_form import SourceForm, in_form
 from metanmt.data.store import TokenStore
-from metanmt.data.tokenizer import SentencePieceTokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.tokenizer import MODEL_FILE, SentencePieceTokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.recipes import prepare
 from tests import toy
@@ -112,3 +113,30 @@ def test_a_form_that_there_is_not(tmp_path: Path) -> None:
     (tmp_path / "manifest.toml").write_text(MANIFEST.format(form="small"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"source_form .* is 'small'"):
         prepare.run(tmp_path / "manifest.toml", tmp_path / "data")
+
+
+def test_a_vocabulary_that_is_taken_over_has_its_own_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "manifest.toml"
+    manifest.write_text(MANIFEST.format(form="plain"), encoding="utf-8")
+    plain = prepare.run(manifest, tmp_path / "plain")["tokenizer_digest"]
+    manifest.write_text(MANIFEST.format(form="lowercase"), encoding="utf-8")
+    capsys.readouterr()
+    assert prepare.run(manifest, tmp_path / "data", tokenizer=str(tmp_path / "plain"))["tokenizer_digest"] == plain
+    assert "has learned to: plain" in capsys.readouterr().err
+    pretrained = MANIFEST.replace("vocabulary_size = 500", f'pretrained = "{tmp_path / "plain"}"')
+    manifest.write_text(pretrained.format(form="plain"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="source_form") as error:
+        prepare.run(manifest, tmp_path / "other")
+    assert "Leave source_form out" in error.value.remedy
+
+
+def test_a_folder_that_transformers_wrote_anew_is_refused(tmp_path: Path) -> None:
+    """It would put targets into the form of sources, and tag them: what is left is a tokenizer of sources."""
+    formed("plain").save(tmp_path / "whole")
+    AutoTokenizer.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "again")
+    with pytest.raises(CheckpointError, match="left out a part of its tokenizer") as error:
+        load_tokenizer(tmp_path / "again")
+    assert "sentencepiece.model" in error.value.remedy
+    for name in (FACTS_FILE, MODEL_FILE):
+        shutil.copy(tmp_path / "whole" / name, tmp_path / "again" / name)
+    assert load_tokenizer(tmp_path / "again").digest() == load_tokenizer(tmp_path / "whole").digest()

@@ -285,6 +285,14 @@ def test_one_table(tmp_path: Path, name: str) -> None:
     assert read(detect_source([write(tmp_path / name, "yksi\tone\n")], FI)) == [("yksi", "one")]
 
 
+def test_a_table_of_more_columns_is_not_guessed_at(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tsv.gz", "\n17\tyksi\tone\n")
+    with pytest.raises(CorpusError, match=r"x\.tsv\.gz has 3 columns in its first line") as caught:
+        detect_source([path], FI)
+    assert caught.value.remedy == "Keep two columns: fi, tab, en."
+    assert read(Source("tsv", (path,), (1, 2))) == [("", ""), ("yksi", "one")], "a manifest names its columns"
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -16,9 +16,10 @@ from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.meta.adaptation import adapt
 from metanmt.meta.learners import learner_class
-from metanmt.meta.outer import outer_step
+from metanmt.meta.outer import outer_optimizer, outer_step
 from metanmt.meta.task import Episode
 from metanmt.nmt.loss import Loss
+from metanmt.nmt.model import update_weights
 from metanmt.nmt.tuning import fine_tune
 from tests import toy
 
@@ -157,3 +158,22 @@ def test_fine_tuning_ends_alike(
     assert distance(ended[0], list(toy_model.parameters())) > 1e-5
     for other in ended[1:]:
         assert distance(ended[0], other) < 1e-5
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_reptile_moves_only_what_its_inner_loop_moves(
+    toy_model: PreTrainedModel, toy_bitext: Bitext, optimizer: str
+) -> None:
+    """A joint phase leaves moments behind; of a gradient of zeros Muon would go on making full steps with them."""
+    config = Config(
+        inner=InnerConfig(steps=2, learning_rate=0.1, update="embeddings+encoder"),
+        outer=OuterConfig(meta_batch_size=2, learner="reptile", optimizer=optimizer, learning_rate=1e-2),  # type: ignore[arg-type]
+    )
+    learner, joint = (learner_class(name)(toy_model, config) for name in ("reptile", "joint"))
+    moving = outer_optimizer(toy_model, learner.own, config.outer)
+    outer_step(toy_model, episodes(toy_bitext, 1), moving, joint, config.outer, LOSS)
+    before = {name: weight.detach().clone() for name, weight in toy_model.named_parameters()}
+    for _ in range(3):
+        outer_step(toy_model, episodes(toy_bitext, 1), moving, learner, config.outer, LOSS)
+    moved = {name for name, weight in toy_model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == set(update_weights(toy_model, "embeddings+encoder"))

@@ -78,10 +78,12 @@ class Cramped:
 
     name = "cramped"
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: int, device: str = "cpu") -> None:
+        self.tokens, self.device = tokens, device
+        self.batches: list[int] = []
 
     def search(self, batch: Sequence[Sequence[int]], **settings: Any) -> list[list[int]]:
+        self.batches.append(len(batch))
         if sum(map(len, batch)) > self.tokens:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return [list(source) for source in batch]
@@ -92,6 +94,16 @@ def test_memory_that_runs_out_makes_smaller_batches() -> None:
     assert translate_ids(Cramped(11), sources) == sources
     with pytest.raises(MetanmtError, match="too small for a source of 11 tokens"):
         translate_ids(Cramped(10), sources)
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 80), ("cuda", 1_280)])
+def test_a_batch_is_as_large_as_the_device_likes(device: str, size: int) -> None:
+    engine = Cramped(10**6, device)
+    translate_ids(engine, [[3] * 10] * 2_000, beam=5)
+    assert engine.batches[0] == size
+    engine.batches.clear()
+    translate_ids(engine, [[3] * 10] * 2_000, beam=5, batch_tokens=500)
+    assert engine.batches[0] == 10
 
 
 @pytest.mark.parametrize("training", [True, False])

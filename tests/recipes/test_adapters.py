@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from metanmt.cli import main
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
 from metanmt.data.cldr import sentence_pairs
+from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, ConfigError, UsageError
 from metanmt.nmt.checkpoint import load_checkpoint
-from metanmt.recipes import analyze, evaluate, export, fine_tune, meta_train, translate
+from metanmt.recipes import analyze, evaluate, export, fine_tune, meta_train, prepare, translate
 from metanmt.recipes.fine_tune import Text
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config
@@ -279,3 +280,9 @@ def test_ones_own_files(base: Path, tmp_path: Path) -> None:
     arguments += ["--out", str(tmp_path / "is"), "--set", "adapter.rank=2", "--set", "fine_tune.max_updates=3"]
     assert main([*arguments, "--set", "fine_tune.min_updates=3", "--set", "fine_tune.metric=loss"]) == 0
     assert json.loads((tmp_path / "is" / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 2
+
+
+def test_text_is_prepared_for_an_adapter(patch: Path, data: Path, manifest: Path, tmp_path: Path) -> None:
+    """By the tokenizer of its base, as the remedy of fine-tune says."""
+    facts = prepare.run(manifest, tmp_path / "new", tokenizer=str(patch))
+    assert facts["tokenizer_digest"] == TokenStore.open(data).digest

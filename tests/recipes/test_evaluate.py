@@ -158,6 +158,16 @@ def test_every_way_to_give_the_same_two_sides(checkpoint: Path, files: tuple[Pat
         assert evaluated(*given) == {**expected, "source": str(paths[0]), "reference": str(paths[1])}
 
 
+def test_references_that_are_empty_are_told(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tsv = tmp_path / "news.tsv"
+    tsv.write_text("Ein Satz\tA sentence\nZwei\t\n", encoding="utf-8")
+    facts = evaluate.run(model=checkpoint, pair="de-en", source=tsv, beam=1, bootstrap=0, out=tmp_path / "out")
+    assert facts["sentences"] == 2
+    assert "1 of 2 references are empty" in capsys.readouterr().err
+
+
 def test_on_a_prepared_set(run_folder: Path, data: Path, tmp_path: Path) -> None:
     facts = evaluate.run(model=run_folder, pair="fi-en", data=data, beam=1, bootstrap=0, out=tmp_path)
     assert (facts["set"], facts["sentences"]) == ("test", 30)
@@ -180,6 +190,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {
     "one file as both": ({"source": "de", "reference": "de"}, UsageError, "not clear", "two files"),
     "misaligned": ({"source": "de", "reference": "{tmp}/short"}, CorpusError, "has 1", "Line i"),
     "empty": ({"source": "{tmp}/empty", "reference": "{tmp}/empty2"}, CorpusError, "empty", "one sentence"),
+    "no reference": ({"source": "{tmp}/short", "reference": "{tmp}/blank"}, CorpusError, "is empty", "one for each"),
     "not UTF-8": ({"source": "{tmp}/latin", "reference": "{tmp}/short"}, CorpusError, "line 1", "iconv"),
     "no model": ({"model": "{tmp}", "source": "de", "reference": "en"}, CheckpointError, "not a checkpoint", "Give"),
     "no data": ({"data": "{tmp}/none"}, MetanmtError, "not a prepared data folder", "prepare"),
@@ -197,6 +208,7 @@ def test_every_mistake_has_its_message(name: str, checkpoint: Path, files: tuple
     (tmp_path / "short").write_text("One line\n")
     for empty in ("empty", "empty2"):
         (tmp_path / empty).write_text("")
+    (tmp_path / "blank").write_text(" \n")
     for both in ("both.tsv", "more.tsv"):
         (tmp_path / both).write_text("Ein Satz\tA sentence\n")
     (tmp_path / "latin").write_bytes("für\n".encode("latin-1"))

@@ -59,6 +59,14 @@ def test_a_dev_set_that_is_held_out_has_no_name(run_folder: Path, data: Path, tm
     ]
 
 
+def test_a_test_set_that_chooses_is_none_any_more(
+    run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dev_set in ("test-late", "dev"):
+        adapt(run_folder, "fi-en", tmp_path / dev_set, Text(data=data, dev_set=dev_set))
+        assert ("no test set any more" in capsys.readouterr().err) is (dev_set != "dev")
+
+
 def test_going_on_from_what_was_tuned_for_another_language(
     run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +183,12 @@ MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
         "no words",
         "positive",
     ),
+    "a budget of a sentence, of which none can be held out": (
+        lambda run, data, files, tmp: (run, "de-en", Text(data=data, budget_words=1)),
+        UsageError,
+        "--budget 1 draws 1 of",
+        "larger --budget, of at least 20 pairs",
+    ),
     "unknown pair": (
         lambda run, data, files, tmp: (run, "fj-en", Text(data=data)),
         UsageError,
@@ -278,8 +292,11 @@ def test_data_of_another_tokenizer(run_folder: Path, manifest: Path, tmp_path: P
 
 def test_empty_sides_and_sides_of_different_length(run_folder: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     files[0].write_text("\n" * 60, encoding="utf-8")
-    with pytest.raises(CorpusError, match="after cleaning"):
+    with pytest.raises(CorpusError, match=r"after cleaning\. Dropped: 60 empty\."):
         adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))
+    files[0].with_name("none.tsv").write_text("", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"after cleaning\.$"):
+        adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=[files[0].with_name("none.tsv")]))
     files[0].write_text("a\n" * 59, encoding="utf-8")
     with pytest.raises(CorpusError, match="59 lines"):
         adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files))

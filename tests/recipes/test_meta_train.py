@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metanmt.errors import CheckpointError, MetanmtError, UsageError
+from metanmt.errors import CheckpointError, DeviceMemoryError, MetanmtError, UsageError
 from metanmt.meta.run import Run
 from metanmt.meta.state import RunState
 from metanmt.nmt.loss import Loss
@@ -282,6 +282,22 @@ def test_a_device_too_small_for_a_sentence(data: Path, tmp_path: Path, monkeypat
         meta_train.run(small_config(), data, tmp_path / "run")
 
 
+def test_memory_that_runs_out_after_the_episodes_is_not_tried_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of such a step may have been made, and other processes have gone on."""
+    calls = []
+
+    def full(self: torch.optim.Optimizer, closure: None = None) -> None:
+        calls.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(DeviceMemoryError, match="step of the outer optimiser"):
+        meta_train.run(small_config("outer.optimizer=adamw"), data, tmp_path / "run")
+    assert len(calls) == 1
+
+
 def test_what_cannot_be_run_leaves_no_folder(data: Path, tmp_path: Path) -> None:
     for setting, cause in (
         ("validation.budget=9999", "meta-dev pair lv-en"),
@@ -291,3 +307,13 @@ def test_what_cannot_be_run_leaves_no_folder(data: Path, tmp_path: Path) -> None
         with pytest.raises(MetanmtError, match=cause):
             meta_train.run(small_config(setting), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_with_other_pieces(run_folder: Path, tmp_path: Path, manifest: Path) -> None:
+    """As many, so that nothing would be missing: but each row of its embeddings stands for another piece."""
+    text = manifest.read_text(encoding="utf-8").replace("[tokenizer]", '[tokenizer]\nsource_form = "plain"')
+    (tmp_path / "plain.toml").write_text(text, encoding="utf-8")
+    prepare.run(tmp_path / "plain.toml", tmp_path / "plain")
+    with pytest.raises(CheckpointError, match="another tokenizer than the data") as error:
+        meta_train.run(small_config(f"model.checkpoint={run_folder}/best"), tmp_path / "plain", tmp_path / "run")
+    assert f"--tokenizer {run_folder}/best" in error.value.remedy

@@ -126,3 +126,15 @@ def test_packed_data_keeps_the_training_sets_apart(kinds: Path, tmp_path: Path) 
             assert set(kept) <= set(every)
             total += packed.sets(pair)[name]["target_tokens"]
     assert 5000 < total <= 6200
+
+
+@pytest.mark.parametrize(
+    ("data", "tokens", "said"),
+    [("", "6000", "no data.json.\nGive the folder"), ("data", "0", "0 is not above 0")],
+)
+def test_what_cannot_be_packed(kinds: Path, tmp_path: Path, data: str, tokens: str, said: str) -> None:
+    command = [sys.executable, PACK, str(kinds.parent / data), str(tmp_path / "x"), "--target-tokens", tokens]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert said in found.stderr
+    assert not (tmp_path / "x").exists()

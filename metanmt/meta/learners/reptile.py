@@ -9,6 +9,7 @@ from metanmt.data.batch import Batch
 from metanmt.meta.adaptation import Loss
 from metanmt.meta.learner import Learner
 from metanmt.meta.weights import accumulate_difference
+from metanmt.nmt.model import update_weights
 from metanmt.runlog import say
 
 
@@ -35,7 +36,8 @@ class Reptile(Learner):
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the direction from the adapted weights back to the initialisation; there is no query loss."""
         length = self.inner.learning_rate * self.inner_steps
-        accumulate_difference(initialization, self.fast_model, scale / length if length else 0.0)
+        fast = update_weights(self.fast_model, self.inner.update)
+        accumulate_difference(initialization, self.fast_model, fast, scale / length if length else 0.0)
         return []
 
 
