@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from metanmt.data.hub import look_up, not_loaded
 from metanmt.data.language import Pair
-from metanmt.errors import CheckpointError, UsageError, did_you_mean
+from metanmt.errors import CheckpointError, UsageError
 from metanmt.files import write_json
 from metanmt.runtime import quiet_transformers
 
@@ -103,10 +103,20 @@ class PretrainedTokenizer:
                 known = token_of or self._tokenizer.get_added_vocab()
                 raise UsageError(
                     f"The pretrained tokenizer has no language code {code!r}.",
-                    did_you_mean(code, known) + " Set it under [tokenizer.codes] in the manifest.",
+                    f"{_codes_like(code, known)} Name the pair by its codes, or set them under [tokenizer.codes] in the "
+                    "manifest; for a language that it never saw take the code of a related one.",
                 )
         if (self._tokenizer.src_lang, self._tokenizer.tgt_lang) != (source, target):
             self._tokenizer.src_lang, self._tokenizer.tgt_lang = source, target
+
+
+def _codes_like(code: str, known: Iterable[str]) -> str:
+    """Return which codes are meant, perhaps: those that begin with the same two letters; else what codes look like."""
+    codes = sorted(name for name in known if not name.startswith("<"))
+    alike = [name for name in codes if name[:2].lower() == code[:2].lower()]
+    if alike:
+        return f"It has {', '.join(alike)}."
+    return f"It has {len(codes)} codes, such as {', '.join(codes[:3])}."
 
 
 def _adds_a_tag(tokenizer: Any) -> bool:

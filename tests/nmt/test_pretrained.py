@@ -88,7 +88,10 @@ def test_an_unknown_language_code(published: dict[str, Path], family: str) -> No
 def test_the_remedy_names_the_nearest_code(published: dict[str, Path]) -> None:
     with pytest.raises(UsageError) as error:
         PretrainedTokenizer(str(published["nllb"]), {"fi": "fin_Latin"}).forced_bos_id(Pair("fi", "en"))
-    assert "Did you mean 'fin_Latn'?" in error.value.remedy
+    assert "It has fij_Latn, fin_Latn. Name the pair by its codes" in error.value.remedy
+    with pytest.raises(UsageError) as error:
+        PretrainedTokenizer(str(published["nllb"]), {}).forced_bos_id(Pair("xq", "en"))
+    assert "codes, such as ace_Arab, ace_Latn, acm_Arab." in error.value.remedy
 
 
 @pytest.mark.parametrize("family", pretrained.FAMILIES)
