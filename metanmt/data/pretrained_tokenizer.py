@@ -103,8 +103,8 @@ class PretrainedTokenizer:
                 known = token_of or self._tokenizer.get_added_vocab()
                 raise UsageError(
                     f"The pretrained tokenizer has no language code {code!r}.",
-                    f"{_codes_like(code, known)} Name the pair by its codes, or set them under [tokenizer.codes] in the "
-                    "manifest; for a language that it never saw take the code of a related one.",
+                    f"{_codes_like(code, known)} Name the pair by its codes, or set them under [tokenizer.codes] in "
+                    "the manifest; for a language that it never saw take the code of a related one.",
                 )
         if (self._tokenizer.src_lang, self._tokenizer.tgt_lang) != (source, target):
             self._tokenizer.src_lang, self._tokenizer.tgt_lang = source, target
