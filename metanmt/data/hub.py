@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from socket import getaddrinfo
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from metanmt.errors import CheckpointError
 from metanmt.runlog import say
@@ -20,7 +23,25 @@ def look_up(name: str) -> None:
     if name.count("/") > 1 or name.startswith(("/", ".", "~")):
         remedy = "Write the home folder out in place of ~." if name.startswith("~") else "Check the path."
         raise CheckpointError(f"No folder {name}.", remedy)
-    _say_once(f"There is no folder {name} here: it is looked up on the hub.")
+    if _reachable():
+        _say_once(f"There is no folder {name} here: it is looked up on the hub.")
+    else:
+        _say_once(f"There is no folder {name} here, and no network: it is sought among what was fetched before.")
+
+
+def _reachable() -> bool:
+    """Return whether the hub's address can be found; if not, let no library of its ask for it, again and again."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():  # which find it for us
+        return True
+    try:
+        getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    return not constants.HF_HUB_OFFLINE
 
 
 _say_once = functools.cache(say)  # model, tokenizer and configuration are each looked up
