@@ -3,11 +3,12 @@
 A system is adapted on several random draws of the same budget and scored on one test set. A difference of two systems
 is therefore uncertain twice: another draw would adapt otherwise, and another test set would score otherwise. The first
 is estimated from the draws themselves, the second by the paired bootstrap over sentences (Koehn 2004). Three draws are
-too few to be resampled, and of one pair too few for a variance: that of draws is pooled over the pairs of a row, and
-the interval joins both variances, each at Student's quantile for its degrees of freedom (Banerjee 1960). Simulations
-in the tests show that it covers the truth at its stated rate or above, also where it is corrected for many comparisons;
-on a pair whose draws vary far more than those of the others it is somewhat too narrow. (Satterthwaite's approximation
-for each pair alone is so everywhere: where few draws happen to agree, it takes their variance for well known.)
+too few to be resampled, and of one pair too few for a variance: that of draws is pooled over the pairs of a row (a
+pair's own is taken where it is larger), and the interval joins both variances, each at Student's quantile for its
+degrees of freedom (Banerjee 1960). Simulations in the tests show that it covers the truth at its stated rate or above,
+also where it is corrected for many comparisons; on a pair whose draws vary far more than those of the others it is
+somewhat too narrow. (Satterthwaite's approximation for each pair alone is so everywhere: where few draws happen to
+agree, it takes their variance for well known.)
 
 A mean over pairs is as sure as its test sets are independent. Where several are translations of the same sentences, as
 FLORES-200's are, a sentence that is easy in one is easy in all: those are resampled jointly, the same ones of each.
@@ -156,10 +157,10 @@ def paired_difference(
 def pooled(differences: Sequence[PairDifference]) -> list[PairDifference]:
     """Return leads of one system over one baseline on several pairs, each with the variance of draws of them all.
 
-    Two or three draws of a pair hardly tell their own variance.
+    Two or three draws of a pair hardly tell their own variance; only where they tell of a larger one that is taken.
     """
-    of_draws = _draws_part(differences)
-    return [replace(item, parts=(item.parts[0], of_draws)) for item in differences]
+    variance, freedom = _draws_part(differences)
+    return [replace(item, parts=(item.parts[0], (max(variance, item.of_draws), freedom))) for item in differences]
 
 
 def _draws_part(differences: Sequence[PairDifference]) -> tuple[float, int]:

@@ -116,7 +116,7 @@ class _Scored:
                 other = self.cells[self.plan.compare.baseline, budget, update]
                 apart = [self._lead(found, other[pair], test_set, metric) for pair, found in drawn.items()]
                 leads = dict(zip(drawn, pooled(apart), strict=True))
-                mean = mean_difference(list(leads.values()), list(shared.values()))
+                mean = mean_difference(apart, list(shared.values()))
                 row["lead"][metric] = {
                     place: lead_facts(lead, self.plan.compare.confidence, self.comparisons)
                     for place, lead in {**leads, "mean": mean}.items()

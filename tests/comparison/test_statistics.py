@@ -178,11 +178,11 @@ def test_an_interval_by_hand() -> None:
 def test_intervals_of_many_comparisons_cover_the_truth_too(draws: int, of_draws: float, unequal: bool) -> None:
     """Four pairs without any lead, corrected for 80 comparisons, `of_draws` errors of the sentences large.
 
-    Of 20,000 rows 12.5 may exclude zero by chance on the mean, and 50 on a pair; with the degrees of freedom of
-    Satterthwaite for each pair alone four times as many do. Where the draws of one pair vary three times as much as
-    those of others, that pair's are too sure of themselves still.
+    Of 8,000 rows 5 may exclude zero by chance on the mean, and 20 on a pair; with the degrees of freedom of
+    Satterthwaite for each pair alone four to fifteen times as many do. Where the draws of one pair vary three times as
+    much as those of others, that pair's interval is too sure of itself still.
     """
-    rng, comparisons, rows = np.random.default_rng(5), 80, 20_000
+    rng, comparisons, rows = np.random.default_rng(5), 80, 8_000
     sizes = of_draws * (np.array([0.5, 0.5, 1.0, 1.7]) if unequal else np.ones(4))
     each = sizes[:, None] * rng.normal(size=(rows, 4, draws)) * draws**0.5
     values = each.mean(axis=2) + rng.normal(size=(rows, 4))
@@ -200,7 +200,7 @@ def test_intervals_of_many_comparisons_cover_the_truth_too(draws: int, of_draws:
         parts = ((float(row_variances.mean()) / 4, 4 * (draws - 1)), (0.25, 1996))
         low, high = Difference(float(row_values.mean()), parts, draws).interval(comparisons=comparisons)
         wrong_means += not low <= 0 <= high
-    allowed = 2.5 if unequal else 1.0
+    allowed = 1.0 if not unequal else 1.8 if of_draws <= 1 else 4.0
     assert wrong <= allowed * 4 * rows * 0.05 / comparisons
     assert wrong_means <= rows * 0.05 / comparisons + 3 * (rows * 0.05 / comparisons) ** 0.5
 
@@ -209,9 +209,10 @@ def test_pooled_draws() -> None:
     pairs = [lead_on(np.zeros(60), seed, of_draws=seed / 10) for seed in range(3)]
     found = pooled(pairs)
     mean = sum(item.of_draws for item in pairs) / 3
-    assert [item.parts for item in found] == [(item.parts[0], (pytest.approx(mean), 6)) for item in pairs]
-    assert [item.value for item in found] == [item.value for item in pairs]
-    assert mean_difference(found, "abc").parts == pytest.approx(mean_difference(pairs, "abc").parts)
+    assert [item.of_draws for item in found] == pytest.approx([max(mean, item.of_draws) for item in pairs])
+    assert max(item.of_draws for item in pairs) > mean
+    assert [item.parts[1][1] for item in found] == [6, 6, 6]
+    assert [(item.value, item.parts[0]) for item in found] == [(item.value, item.parts[0]) for item in pairs]
 
 
 def test_one_test_set_has_one_length() -> None:
