@@ -17,6 +17,7 @@ FLORES-200's are, a sentence that is easy in one is easy in all: those are resam
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -71,7 +72,7 @@ class Difference:
 
     def _half(self, level: float) -> float:
         """Return half the width of the interval that misses the truth at this rate at most (Banerjee 1960)."""
-        return float(sum(part * _student(level, freedom) ** 2 for part, freedom in self.parts if part) ** 0.5)
+        return math.hypot(*(part**0.5 * _student(level, freedom) for part, freedom in self.parts if part))
 
 
 @dataclass(frozen=True)
