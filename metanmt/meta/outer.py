@@ -81,7 +81,7 @@ def _no_second_try() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise DeviceMemoryError(
             "The memory of the device is too small for the step of the outer optimiser.",
-            "Choose a smaller model.size, or outer.optimizer=muon, which keeps fewer moments; then --resume.",
+            "In a new run, choose a smaller model.size, or outer.optimizer=muon, which keeps fewer moments than adamw.",
         ) from None
 
 
