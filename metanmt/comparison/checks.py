@@ -143,7 +143,7 @@ def _check_budget(pair: str, budget: int, train: Mapping[str, int]) -> None:
 def _check_held_out(compare: CompareConfig, pair: str, train: Bitext) -> None:
     """Raise a ConfigError if a budget is too small for a pair without a dev set, of which a part is held out."""
     for budget in filter(None, compare.budgets):
-        drawn = min(len(train.draw(budget, draw)) for draw in compare.draws)
+        drawn = min(len(train.draw(budget, draw, pair)) for draw in compare.draws)
         if drawn < 2 * SMALLEST_DEV:
             raise ConfigError(
                 f"{pair} has no set {compare.dev_set!r}; {budget} words, {drawn} sentences, leave none to hold out.",

@@ -92,10 +92,11 @@ class Bitext:
         """Return these sentence pairs, copied into memory."""
         return Bitext(self.source.take(indices), self.target.take(indices), np.asarray(self.target_words[indices]))
 
-    def draw(self, budget_words: int, seed: int) -> Bitext:
+    def draw(self, budget_words: int, seed: int, pair: Pair | str) -> Bitext:
         """Return a seeded draw of sentence pairs with at most `budget_words` target words, and at least one pair.
 
-        A larger budget with the same seed contains the smaller one.
+        A larger budget with the same seed contains the smaller one. The draws of different language pairs are
+        independent, also where their sentences are translations of the same ones.
 
         Raises:
             UsageError: the budget is larger than the corpus.
@@ -106,7 +107,7 @@ class Bitext:
                 f"A budget of {budget_words:,} words is larger than the corpus of {total:,}.",
                 f"Give a budget of at most {total:,} words.",
             )
-        order = np.random.default_rng([seed, 7]).permutation(len(self))
+        order = np.random.default_rng([seed, *str(pair).encode()]).permutation(len(self))
         words = np.cumsum(np.asarray(self.target_words, dtype=np.int64)[order])
         return self.take(order[: max(1, int(np.searchsorted(words, budget_words, side="right")))])
 

@@ -45,7 +45,7 @@ class MetaValidation:
                     f"validation.budget is {settings.budget:,} words, but the meta-dev pair {pair} has {words:,}.",
                     f"Set validation.budget={words} or less.",
                 )
-            self.pairs.append((pair, train.draw(settings.budget, DRAW), dev))
+            self.pairs.append((pair, train.draw(settings.budget, DRAW, pair), dev))
         if not self.pairs:
             raise CorpusError(
                 f"{store.folder} has no meta-dev pair to choose a checkpoint by.",

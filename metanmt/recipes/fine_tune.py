@@ -224,7 +224,8 @@ def _prepared(
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
         words, most = (int(part.target_words.sum(dtype="int64")) for part in (whole, usable))
         # A budget of the whole set is one of all that is short enough.
-        train = train.draw(min(text.budget_words, most) if text.budget_words <= words else text.budget_words, seed)
+        budget = min(text.budget_words, most) if text.budget_words <= words else text.budget_words
+        train = train.draw(budget, seed, pair)
         facts["budget_words"] = text.budget_words
     if dev is None:
         before = len(train)

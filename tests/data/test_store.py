@@ -63,18 +63,27 @@ def test_budgets_nest_and_keep_to_their_words() -> None:
     words = rng.integers(1, 12, 200)
     side = Side.of([[index] * int(count) for index, count in enumerate(words)])
     bitext = Bitext(side, side, words)
-    small, large = bitext.draw(100, 3), bitext.draw(400, 3)
+    small, large = bitext.draw(100, 3, PAIR), bitext.draw(400, 3, PAIR)
     assert 100 - 12 < small.target_words.sum() <= 100
     first = sentences(large.source)[: len(small)]
     assert first == sentences(small.source)
-    assert sentences(bitext.draw(100, 4).source) != first
-    assert len(bitext.draw(int(words.sum()), 1)) == 200
+    assert sentences(bitext.draw(100, 4, PAIR).source) != first
+    assert len(bitext.draw(int(words.sum()), 1, PAIR)) == 200
+
+
+def test_draws_of_parallel_pairs_share_sentences_by_chance_only() -> None:
+    words = np.full(1_000, 5)
+    side = Side.of([[index] for index in range(1_000)])
+    bitext = Bitext(side, side, words)
+    drawn = [{tuple(ids) for ids in sentences(bitext.draw(2_000, 1, Pair(name, "en")).source)} for name in ("ro", "fi")]
+    assert all(len(one) == 400 for one in drawn)
+    assert 110 < len(drawn[0] & drawn[1]) < 210
 
 
 def test_a_budget_larger_than_the_corpus() -> None:
     bitext = Bitext(Side.of(SOURCE), Side.of(TARGET), np.array(WORDS))
     with pytest.raises(UsageError, match="5 words is larger than the corpus of 4"):
-        bitext.draw(5, 1)
+        bitext.draw(5, 1, PAIR)
 
 
 def test_long_sentences_on_either_side_are_left_out() -> None:
