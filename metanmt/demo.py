@@ -18,6 +18,7 @@ from metanmt.data.store import TokenStore
 from metanmt.errors import UsageError
 from metanmt.files import read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
+from metanmt.nmt.folder import TUNING_FILE
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
 from metanmt.runlog import duration, say
@@ -105,7 +106,7 @@ def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_w
 
 def _tuned_whole(folder: Path) -> bool:
     """Return whether a fine-tuning is there that was not stopped before its end."""
-    facts = folder / fine_tune.FACTS_FILE
+    facts = folder / TUNING_FILE
     return facts.is_file() and not read_object(facts)["interrupted"]
 
 

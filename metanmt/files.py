@@ -19,6 +19,7 @@ from metanmt.errors import MetanmtError, UsageError
 from metanmt.runlog import say
 
 DIGESTS = "digests.json"
+OR_OVERWRITE = "Give another --out, or --overwrite to replace it."  # a remedy for an existing output
 REPLACED = "replaced."  # in the temporary name of a folder that is about to be replaced
 
 

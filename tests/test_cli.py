@@ -13,6 +13,7 @@ import pytest
 
 from metanmt import help_texts
 from metanmt.cli import main
+from metanmt.commands import learning, using
 
 COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "report")
 
@@ -112,6 +113,39 @@ def test_mistakes_exit_with_2_and_one_line_each(name: str, tmp_path: Path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_torch_is_not_needed_for_is_said_without(tmp_path: Path) -> None:
+    """Importing it takes seconds."""
+    (tmp_path / "there").mkdir()
+    for name in ("xx", "en", "there/file"):
+        (tmp_path / name).write_text("a\n", encoding="utf-8")
+    tuning = ["fine-tune", "--init", "none", "--train", "xx", "en", "--pair"]
+    mistakes = {
+        "'xxen' is not a language pair": [*tuning, "xxen", "--out", "o"],
+        "there exists already": [*tuning, "xx-en", "--out", "there"],
+        "No file dev": [*tuning, "xx-en", "--out", "o", "--dev", "dev"],
+        "nowhere is not a checkpoint": ["translate", "--model", "nowhere", "--pair", "xx-en"],
+        "No file no.en": ["evaluate", "--model", "m", "--pair", "xx-en", "--source", "xx", "--reference", "no.en"],
+        "run is not a checkpoint": ["analyze", "--init", "run", "--model", "m", "--data", "data", "--pair", "xx-en"],
+        "there is not a checkpoint": ["export", "--model", "there", "--out", "o"],
+        "d is not a prepared data folder": ["meta-train", "tiny", "--data", "d", "--out", "o"],
+    }
+    (tmp_path / "data").mkdir()
+    pairs = {"xx-en": {"role": "meta-test", "sets": {}}}
+    (tmp_path / "data" / "data.json").write_text(json.dumps({"format": 1, "tokenizer_digest": "x", "pairs": pairs}))
+    program = (
+        "import json, sys\n"
+        "from metanmt.cli import main\n"
+        "codes = [main(arguments) for arguments in json.loads(sys.argv[1])]\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else codes != [2] * len(codes))\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps(list(mistakes.values()))]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    causes = [line for line in result.stderr.splitlines() if line.startswith("metanmt: ")]
+    assert len(causes) == len(mistakes)
+    assert all(cause in line for cause, line in zip(mistakes, causes, strict=True)), causes
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -157,9 +191,9 @@ def test_nobody_reads_on() -> None:
     program = (
         "import sys\n"
         "from metanmt import cli\n"
-        "from metanmt.recipes import evaluate\n"
-        "evaluate.run = lambda **arguments: {'line': 'x' * 200_000}\n"
-        "sys.exit(cli.main(['evaluate', '--model', 'm', '--data', 'd', '--pair', 'fi-en', '--json']))\n"
+        "from metanmt.pages import curve\n"
+        "curve.run = lambda *arguments: {'line': 'x' * 200_000}\n"
+        "sys.exit(cli.main(['curve', 'folder', '--json']))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -193,6 +227,7 @@ def test_which_weights_fine_tune_kept_is_said(
     scores = {"update": best, "chrf": 60.4, "bleu": 50.0}
     facts = {"init": init, "history": [scores], "best": scores, "updates": updates, "soup": soup, "interrupted": False}
     sizes = {"sentences": 90, "train_words": 500, "elapsed_seconds": 3.0, "weights_bytes": 10**6}
+    monkeypatch.setattr(learning, "check_at_once", lambda *arguments, **more: None)
     monkeypatch.setattr(fine_tune, "run", lambda *arguments, **more: facts | sizes)
     assert main(["fine-tune", "--init", init, "--data", "d", "--pair", "fi-en", "--out", "o"]) == 0
     assert said in capsys.readouterr().out
@@ -202,9 +237,9 @@ def test_what_is_printed_is_utf8_whatever_the_locale() -> None:
     program = (
         "import os, sys\n"
         "from metanmt import cli\n"
-        "from metanmt.recipes import evaluate\n"
-        "evaluate.run = lambda **arguments: {'line': 'é → ' + os.fsdecode(b'\\xe9')}\n"
-        "sys.exit(cli.main(['evaluate', '--model', 'm', '--data', 'd', '--pair', 'fi-en', '--json']))\n"
+        "from metanmt.pages import curve\n"
+        "curve.run = lambda *arguments: {'line': 'é → ' + os.fsdecode(b'\\xe9')}\n"
+        "sys.exit(cli.main(['curve', 'folder', '--json']))\n"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
@@ -215,6 +250,7 @@ def test_what_is_printed_is_utf8_whatever_the_locale() -> None:
 def test_json_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from metanmt.recipes import evaluate
 
+    monkeypatch.setattr(using, "check_at_once", lambda *arguments, **more: None)
     monkeypatch.setattr(evaluate, "run", lambda **arguments: {"pair": arguments["pair"], "split": arguments["split"]})
     assert main(["evaluate", "--model", "m", "--data", "d", "--pair", "fi-en", "--split", "test-news", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"pair": "fi-en", "split": "test-news"}

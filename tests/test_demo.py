@@ -9,6 +9,7 @@ import pytest
 
 from metanmt import demo
 from metanmt.errors import MetanmtError, UsageError
+from metanmt.nmt.folder import TUNING_FILE
 from metanmt.recipes import evaluate, fine_tune
 from tests.recipes.conftest import MANIFEST
 
@@ -66,14 +67,14 @@ def test_an_adaptation_that_was_stopped_is_made_again(tmp_path: Path, monkeypatc
     def stopped(*arguments: Any, **more: Any) -> dict[str, Any]:
         facts = plain(*arguments, **more)
         if kinds and kinds.pop() == "before":
-            path = arguments[2] / fine_tune.FACTS_FILE
+            path = arguments[2] / TUNING_FILE
             path.write_text(path.read_text(encoding="utf-8").replace('"interrupted": false', '"interrupted": true'))
         elif kinds == []:
             return facts
         return {**facts, "stop_requested": True}
 
     monkeypatch.setattr(fine_tune, "run", stopped)
-    tuned = out / "tuned" / "fi-en-from-scratch" / fine_tune.FACTS_FILE
+    tuned = out / "tuned" / "fi-en-from-scratch" / TUNING_FILE
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
         demo.run(out, budget_words=60)
     assert '"interrupted": true' in tuned.read_text(encoding="utf-8")

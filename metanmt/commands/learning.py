@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metanmt.commands.shared import (
+    check_at_once,
     items,
     language_file,
     natural,
@@ -154,6 +155,7 @@ def _meta_train(arguments: argparse.Namespace) -> None:
     config = load_config(path, [*arguments.set, *given])
     if arguments.resume and arguments.joint_phase:
         raise UsageError("--joint-phase is for a new run.", "Leave it out: --resume goes on from where the run stands.")
+    check_at_once(data=arguments.data)
     from metanmt.recipes import meta_train
 
     facts = meta_train.run(
@@ -220,8 +222,7 @@ def _fine_tune_config(arguments: argparse.Namespace) -> Config:
 
 
 def _check_no_adapter(init: Path, shape: str) -> None:
-    from metanmt.nmt.adapter import is_adapter
-    from metanmt.nmt.checkpoint import checkpoint_folder
+    from metanmt.nmt.folder import checkpoint_folder, is_adapter
 
     if is_adapter(checkpoint_folder(init)):
         raise ConfigError(
@@ -232,6 +233,13 @@ def _check_no_adapter(init: Path, shape: str) -> None:
 
 def _fine_tune(arguments: argparse.Namespace) -> None:
     config = _fine_tune_config(arguments)
+    check_at_once(
+        arguments.pair,
+        models=[] if arguments.init == "none" else [Path(arguments.init)],
+        data=arguments.data,
+        texts=[arguments.train, arguments.dev],
+        out=None if arguments.overwrite else arguments.out,
+    )
     from metanmt.recipes import fine_tune
 
     facts = fine_tune.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,42 @@ def set_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting (list below)"
     )
+
+
+def check_at_once(
+    pair: str | None = None,
+    *,
+    models: Iterable[Path] = (),
+    data: Path | None = None,
+    texts: Iterable[Sequence[Path]] = (),
+    out: Path | None = None,
+) -> None:
+    """Raise a MetanmtError for what a recipe would not accept, before seconds are spent on importing torch.
+
+    Args:
+        pair: such as "fi-en".
+        models: checkpoints or runs that are read.
+        data: a prepared data folder; it has the pair, if one is given.
+        texts: a user's own files, one or two each.
+        out: a folder that must not be there yet.
+    """
+    from metanmt.data.language import Pair
+    from metanmt.data.sources import missing_file
+    from metanmt.data.store import TokenStore
+    from metanmt.files import OR_OVERWRITE, refuse_existing
+    from metanmt.nmt.folder import checkpoint_folder
+
+    language = None if pair is None else Pair.parse(pair)
+    for path in (path for paths in texts for path in paths if not path.is_file()):
+        raise missing_file(path)
+    if data is not None:
+        store = TokenStore.open(data)
+        if language is not None:
+            store.sets(language)
+    if out is not None:
+        refuse_existing(out, remedy=OR_OVERWRITE)
+    for model in models:
+        checkpoint_folder(model)
 
 
 def items(text: str) -> list[str]:

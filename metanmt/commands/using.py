@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metanmt.commands.shared import model_arguments, pair_argument, print_json, resamples, show
+from metanmt.commands.shared import check_at_once, model_arguments, pair_argument, print_json, resamples, show
 
 
 def _translate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def _translate_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _translate(arguments: argparse.Namespace) -> None:
+    check_at_once(arguments.pair, models=[arguments.model])
     from metanmt.recipes import translate
 
     translate.run(
@@ -53,6 +54,8 @@ def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    own = [path for path in (arguments.source, arguments.reference) if path]
+    check_at_once(arguments.pair, models=[arguments.model], data=arguments.data, texts=[own])
     from metanmt.recipes import evaluate
     from metanmt.report import format_scores
 
@@ -90,6 +93,7 @@ def _analyze_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _analyze(arguments: argparse.Namespace) -> None:
+    check_at_once(arguments.pair, models=[arguments.init, arguments.model], data=arguments.data)
     from metanmt.recipes import analyze
     from metanmt.report import table
 
@@ -121,6 +125,7 @@ def _export_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    check_at_once(arguments.pair, models=[arguments.model], out=None if arguments.overwrite else arguments.out)
     from metanmt.recipes import export
 
     show(export.run(arguments.model, arguments.out, arguments.pair, overwrite=arguments.overwrite), arguments.json)

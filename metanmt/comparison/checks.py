@@ -16,7 +16,8 @@ from metanmt.meta.run import data_digest
 from metanmt.meta.task import chosen_sets
 from metanmt.meta.validation import MetaValidation, check_updates
 from metanmt.nmt.adapter import add_adapter, targets
-from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_folder, checkpoint_tokenizer, outline
+from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_tokenizer, outline
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.nmt.model import update_weights
 from metanmt.nmt.tuning import SMALLEST_DEV

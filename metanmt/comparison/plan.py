@@ -17,7 +17,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import ConfigError, did_you_mean
 from metanmt.files import digest
-from metanmt.nmt.checkpoint import checkpoint_folder
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"

@@ -11,6 +11,38 @@ from urllib.request import getproxies
 from metanmt.errors import CheckpointError
 from metanmt.runlog import say
 
+FILES = ("*.json", "*.model", "*.safetensors", "*.spm", "*.txt")  # of a checkpoint: model, tokenizer, settings
+
+
+@functools.cache
+def fetched(name: str) -> Path:
+    """Return the folder of a checkpoint, by folder or hub name; what of one on the hub is not here yet is fetched.
+
+    Where its weights are no safetensors, which alone are read, the copy is taken that the hub's own converter made.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    look_up(name)
+    from huggingface_hub import HfApi, snapshot_download
+
+    def snapshot(revision: str) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*FILES], ignore_patterns=["*/*"]))
+
+    try:
+        folder = snapshot("main")
+        complete = (path for path in (folder, *sorted(folder.parent.iterdir())) if any(path.glob("*.safetensors")))
+        if found := next(complete, None):
+            return found
+        from transformers.safetensors_conversion import get_conversion_pr_reference
+
+        return snapshot(get_conversion_pr_reference(HfApi(), name))
+    except (OSError, ValueError) as error:
+        remedy = "Give the folder of a complete Hugging Face checkpoint with safetensors weights."
+        raise not_loaded("sequence-to-sequence model", name, error, remedy) from None
+
 
 def look_up(name: str) -> None:
     """Say of a name that is no folder that it is looked up on the hub: without a network that takes a while.

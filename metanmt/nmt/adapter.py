@@ -29,13 +29,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig, ModelConfig
+from metanmt.data.hub import fetched
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.files import digest, read_object, write_json
-from metanmt.nmt.model import ADAPTER_PART, fixed_positions, has_adapter, load_model, local_folder, make_model
+from metanmt.nmt.folder import ADAPTER_FILE
+from metanmt.nmt.model import ADAPTER_PART, fixed_positions, has_adapter, load_model, make_model
 
-CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "metanmt_base.json"
+WEIGHTS_FILE, BASE_FILE = "adapter_model.safetensors", "metanmt_base.json"
 NAME = "default"  # peft's own; a folder holds one adapter, and no name
 SHAPE = ("r", "lora_alpha", "target_modules")
 
@@ -72,13 +74,8 @@ def make_with_adapter(model: ModelConfig, adapter: AdapterConfig, tokenizer: Tok
     """
     network = make_model(model, tokenizer)
     if model.update == "adapters":
-        add_adapter(network, adapter, Base.of(local_folder(model.checkpoint), tokenizer))
+        add_adapter(network, adapter, Base.of(fetched(model.checkpoint), tokenizer))
     return network
-
-
-def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter."""
-    return (folder / CONFIG_FILE).is_file()
 
 
 def weights_digest(folder: Path) -> str:
@@ -168,7 +165,7 @@ def save_adapter(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer) -> 
     base: Base = model.adapter_base
     stored = model.peft_config[NAME].to_dict()
     stored |= {"inference_mode": True, "target_modules": sorted(stored["target_modules"])}
-    write_json(folder / CONFIG_FILE, stored)
+    write_json(folder / ADAPTER_FILE, stored)
     save_file({name: weight.cpu().contiguous() for name, weight in _weights(model).items()}, folder / WEIGHTS_FILE)
     codes = tokenizer.codes if isinstance(tokenizer, PretrainedTokenizer) else {}
     beside = os.path.relpath(base.folder, folder.resolve())
@@ -184,7 +181,7 @@ def load_adapter(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     base = open_base(folder)
     model = load_model(str(base.folder))
     try:
-        stored = read_object(folder / CONFIG_FILE)
+        stored = read_object(folder / ADAPTER_FILE)
         _inject(model, {key: stored[key] for key in SHAPE}, base)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise _damaged(folder, error) from None

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from metanmt.config import AdapterConfig, ModelConfig
+from metanmt.data.hub import fetched
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, UsageError
@@ -16,13 +17,13 @@ from metanmt.nmt.adapter import (
     Base,
     adapter_tokenizer,
     add_adapter,
-    is_adapter,
     load_adapter,
     open_base,
     remove_adapter,
     restore_adapter,
     save_adapter,
 )
+from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, is_adapter
 from metanmt.nmt.lexicon import (
     check_same_vectors,
     folded,
@@ -36,14 +37,11 @@ from metanmt.nmt.model import (
     first_tokens,
     has_adapter,
     load_model,
-    local_folder,
     make_model,
     set_head,
 )
 from metanmt.runlog import say
 from metanmt.runtime import quiet_transformers
-
-TUNING_FILE = "fine_tune.json"  # what `fine-tune` writes beside a model
 
 
 def save_checkpoint(
@@ -152,21 +150,6 @@ def base_folder(folder: Path) -> Path:
     return open_base(folder).folder if is_adapter(folder) else folder
 
 
-def checkpoint_folder(path: Path) -> Path:
-    """Return the folder with the model: `path` itself, or `path/best` if it is a meta-training run."""
-    for folder in (path, path / "best"):
-        if (folder / "config.json").is_file() or is_adapter(folder):
-            return folder
-    if (path / "config.toml").is_file():
-        raise CheckpointError(
-            f"The run {path} has not reached its first meta-validation: it has no best checkpoint.",
-            f"Let it: metanmt meta-train ... --resume --out {path}; or give {path / 'last'}, if that is there.",
-        )
-    raise CheckpointError(
-        f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
-    )
-
-
 def say_if_tuned_for_another(path: Path, pair: Pair) -> None:
     """Say so if a checkpoint was fine-tuned to translate from another language."""
     folder = checkpoint_folder(path)
@@ -203,7 +186,7 @@ def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> P
         CheckpointError: the checkpoint is not there.
         ConfigError: `model.head` names no parameter.
     """
-    folder = checkpoint_folder(Path(checkpoint)) if checkpoint else model.checkpoint and local_folder(model.checkpoint)
+    folder = checkpoint_folder(Path(checkpoint)) if checkpoint else model.checkpoint and fetched(model.checkpoint)
     with torch.device("meta"):
         if not folder:
             return make_model(model, tokenizer)

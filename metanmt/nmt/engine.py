@@ -18,12 +18,12 @@ from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import UsageError
 from metanmt.nmt.checkpoint import (
     base_folder,
-    checkpoint_folder,
     checkpoint_tokenizer,
     load_checkpoint,
     say_if_tuned_for_another,
 )
 from metanmt.nmt.conversion import converted, obstacle, vocabulary_size
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.model import check_embeddings, first_tokens
 from metanmt.runtime import device
 

@@ -11,10 +11,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, M2M100ForConditionalGeneration, PreTrainedModel
-from transformers.utils import cached_file
 
 from metanmt.config import ModelConfig
-from metanmt.data.hub import look_up, not_loaded
+from metanmt.data.hub import fetched, not_loaded
 from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
@@ -102,31 +101,16 @@ def load_model(name: str) -> PreTrainedModel:
         raise CheckpointError(
             f"{name} is an adapter, which is no model alone.", f"metanmt export --model {name} --out FOLDER merges it."
         )
-    look_up(name)
+    folder = fetched(name)
     try:
         model, facts = AutoModelForSeq2SeqLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _not_loaded(name, error) from None
     if absent := sorted(facts["missing_keys"]):  # transformers would fill them at random and go on
         raise _not_loaded(name, f"{len(absent)} weights are missing, such as {absent[0]}.")
     return model
-
-
-def local_folder(name: str) -> Path:
-    """Return where a checkpoint lies, by folder or hub name; of one on the hub, the configuration is fetched.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    look_up(name)
-    try:
-        return Path(str(cached_file(name, "config.json"))).parent
-    except (OSError, ValueError) as error:
-        raise _not_loaded(name, error) from None
 
 
 def _not_loaded(name: str, reason: object) -> CheckpointError:

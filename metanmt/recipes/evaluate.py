@@ -14,8 +14,8 @@ from metanmt.data.sources import Source, detect_source, has_both_sides, missing_
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.files import check_writable, write_json, write_text
-from metanmt.nmt.checkpoint import checkpoint_folder
 from metanmt.nmt.engine import open_engine
+from metanmt.nmt.folder import checkpoint_folder, is_hub_name
 from metanmt.nmt.score import score
 from metanmt.nmt.translate import translate
 from metanmt.runlog import say
@@ -58,6 +58,8 @@ def run(
     language = Pair.parse(pair)
     name, own, sources, references = _texts(language, data, split, source, reference)
     checkpoint = checkpoint_folder(model).resolve()
+    if out is None and is_hub_name(model):
+        raise UsageError(f"{model} is no folder here that its scores could lie in.", "Give --out FOLDER.")
     folder = out or _default_folder(model, checkpoint)
     check_writable(folder)
     opened, tokenizer = open_engine(model, engine, quantization, language)

@@ -7,8 +7,9 @@ from typing import Any
 
 from metanmt.data.language import Pair
 from metanmt.errors import UsageError
-from metanmt.files import new_folder, refuse_existing, write_json
-from metanmt.nmt.checkpoint import checkpoint_folder, keep_base, load_checkpoint, save_checkpoint
+from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
+from metanmt.nmt.checkpoint import keep_base, load_checkpoint, save_checkpoint
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.runtime import versions
 
@@ -24,9 +25,7 @@ def run(model: Path, out: Path, pair_name: str | None = None, *, overwrite: bool
         pair_name: which pair plain `transformers` is to translate, such as "fi-en" (default: the tokenizer's first).
         overwrite: replace an existing checkpoint.
     """
-    refuse_existing(
-        out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
-    )
+    refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=OR_OVERWRITE)
     keep_base(model, out)
     pair = Pair.parse(pair_name) if pair_name else None
     network, tokenizer = load_checkpoint(model, pair)

@@ -22,9 +22,8 @@ from metanmt.data.sources import detect_source, read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
-from metanmt.files import new_folder, refuse_existing, write_json
+from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
 from metanmt.nmt.checkpoint import (
-    TUNING_FILE,
     check_tokenizer,
     keep_base,
     load_checkpoint,
@@ -32,6 +31,7 @@ from metanmt.nmt.checkpoint import (
     save_checkpoint,
     say_if_tuned_for_another,
 )
+from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
 from metanmt.nmt.tuning import SMALLEST_DEV, hold_out
@@ -39,7 +39,6 @@ from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
 SCRATCH = "none"
-FACTS_FILE = TUNING_FILE
 MAX_SENTENCE_TOKENS = 400
 # Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
 OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
@@ -108,9 +107,7 @@ def run(
     """
     started = time.monotonic()
     pair = Pair.parse(pair_name)
-    refuse_existing(
-        out, overwrite=overwrite, marker=FACTS_FILE, remedy="Give another --out, or --overwrite to replace it."
-    )
+    refuse_existing(out, overwrite=overwrite, marker=TUNING_FILE, remedy=OR_OVERWRITE)
     text.check()
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
@@ -150,7 +147,7 @@ def run(
     with new_folder(out, overwrite=overwrite) as folder:
         save_checkpoint(folder, network, tokenizer, pair)
         facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        write_json(folder / FACTS_FILE, facts)
+        write_json(folder / TUNING_FILE, facts)
     return {"model": str(out), **facts, "stop_requested": interruption.requested}
 
 

@@ -19,13 +19,13 @@ from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
-    checkpoint_folder,
     load_checkpoint,
     outline,
     save_checkpoint,
     say_if_tuned_for_another,
 )
 from metanmt.nmt.engine import open_engine
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.translate import translate
 from tests import toy
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from torch import nn
@@ -24,12 +25,11 @@ from metanmt.data import hub
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CheckpointError, ConfigError
-from metanmt.nmt import model as model_module
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.model import (
     check_vocabulary,
     clip_gradient,
     load_model,
-    local_folder,
     make_model,
     move_only,
     parameter_count,
@@ -270,12 +270,11 @@ def test_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         raise OSError("We couldn't connect.\nAnd more.")
 
     monkeypatch.setattr(hub, "_reachable", lambda: True)
-    monkeypatch.setattr(model_module, "cached_file", offline)
-    monkeypatch.setattr(model_module.AutoModelForSeq2SeqLM, "from_pretrained", offline)
-    for load in (load_model, local_folder):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    for load in (load_model, hub.fetched, checkpoint_folder):
         hub._say_once.cache_clear()
         with pytest.raises(CheckpointError) as error:
-            load("runn/best")
+            load(Path("runn/best") if load == checkpoint_folder else "runn/best")
         assert error.value.cause == (
             "There is no folder runn/best here, and no sequence-to-sequence model of that name on the hub: "
             "We couldn't connect."
@@ -284,7 +283,7 @@ def test_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 @pytest.mark.parametrize("name", ["./runn", "../runn/best", "/runn", "~/run", "runs/fomaml/best", "runn/best/"])
 def test_what_can_be_no_name_on_the_hub_is_not_looked_up(name: str) -> None:
-    for load in (load_model, local_folder):
+    for load in (load_model, hub.fetched):
         with pytest.raises(CheckpointError, match="No folder") as error:
             load(name)
         assert error.value.cause == f"No folder {name}."

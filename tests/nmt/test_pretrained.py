@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
+from metanmt.cli import main
 from metanmt.config import FineTuneConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
@@ -209,3 +212,25 @@ def test_weights_are_read_in_float32(published: dict[str, Path], tmp_path: Path)
     model.save_pretrained(tmp_path)
     again = make_model(ModelConfig(checkpoint=str(tmp_path)), tokenizer)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+def test_by_a_name_on_the_hub(published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that the README gives, with a checkpoint that was fetched before."""
+    repository = tmp_path / "cache" / "models--acme--nllb"
+    shutil.copytree(published["nllb"], repository / "snapshots" / "1")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name, sentences in zip(("my.lv", "my.en"), zip(*toy.lines(24), strict=True), strict=True):
+        Path(name).write_text("".join(f"{line}\n" for line in sentences), encoding="utf-8")
+    pair = ["--pair", "deu_Latn-eng_Latn"]
+    updates = ["--set", "fine_tune.min_updates=2", "--set", "fine_tune.max_updates=2"]
+    tuning = ["--train", "my.lv", "my.en", "--update", "adapters", *updates, "--out", "tuned"]
+    assert main(["fine-tune", "--init", "acme/nllb", *pair, *tuning]) == 0
+    test = ["--source", "my.lv", "--reference", "my.en", "--beam", "1"]
+    assert main(["evaluate", "--model", "tuned", *pair, *test]) == 0
+    assert main(["evaluate", "--model", "acme/nllb", *pair, *test]) == 2
+    assert main(["evaluate", "--model", "acme/nllb", *pair, *test, "--out", "scores"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "my.lv", "my.en", "tuned", "scores"}
