@@ -30,7 +30,7 @@ class ModelConfig:
     """The Transformer."""
 
     size: Literal["tiny", "small", "base", "gu2018"] = setting("tiny", "dimensions of a model made from scratch")
-    checkpoint: str = setting("", "a pretrained sequence-to-sequence checkpoint to start from, instead of `size`")
+    checkpoint: str = setting("", "a checkpoint to start from, instead of `size`: a folder, a run, a name on the hub")
     dropout: float = setting(0.1, "dropout probability while meta-training")
     update: Literal["all", "adapters"] = setting(
         "all", "what meta-training moves; adapters: new ones on the frozen `checkpoint`, which they are stored without"

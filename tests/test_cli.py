@@ -96,6 +96,16 @@ MISTAKES = {
         "--set model.head says what update = head moves",
         "--update head",
     ),
+    "a head that nothing moves": (
+        ["meta-train", "tiny", "--data", "d", "--out", "{tmp}/o", "--set", 'model.head=["shared"]'],
+        "model.head says what update = head moves, and nothing has that here",
+        "inner.update=head",
+    ),
+    "the shape of no adapter": (
+        ["meta-train", "tiny", "--data", "d", "--out", "{tmp}/o", "--set", "adapter.rank=16"],
+        "--set adapter.rank=16 is for adapters",
+        "model.update=adapters",
+    ),
     "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "not a checkpoint", "meta-train"),
 }
 

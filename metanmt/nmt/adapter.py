@@ -29,12 +29,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig, ModelConfig
-from metanmt.data.hub import fetched
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
 from metanmt.files import digest, read_object, write_json
-from metanmt.nmt.folder import ADAPTER_FILE
+from metanmt.nmt.folder import ADAPTER_FILE, start_folder
 from metanmt.nmt.model import ADAPTER_PART, fixed_positions, has_adapter, load_model, make_model
 
 WEIGHTS_FILE, BASE_FILE = "adapter_model.safetensors", "metanmt_base.json"
@@ -74,7 +73,7 @@ def make_with_adapter(model: ModelConfig, adapter: AdapterConfig, tokenizer: Tok
     """
     network = make_model(model, tokenizer)
     if model.update == "adapters":
-        add_adapter(network, adapter, Base.of(fetched(model.checkpoint), tokenizer))
+        add_adapter(network, adapter, Base.of(start_folder(model.checkpoint), tokenizer))
     return network
 
 

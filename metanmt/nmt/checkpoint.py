@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from metanmt.config import AdapterConfig, ModelConfig
-from metanmt.data.hub import fetched
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, UsageError
@@ -23,7 +22,7 @@ from metanmt.nmt.adapter import (
     restore_adapter,
     save_adapter,
 )
-from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, is_adapter
+from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, is_adapter, start_folder
 from metanmt.nmt.lexicon import (
     check_same_vectors,
     folded,
@@ -186,7 +185,7 @@ def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> P
         CheckpointError: the checkpoint is not there.
         ConfigError: `model.head` names no parameter.
     """
-    folder = checkpoint_folder(Path(checkpoint)) if checkpoint else model.checkpoint and fetched(model.checkpoint)
+    folder = checkpoint_folder(Path(checkpoint)) if checkpoint else model.checkpoint and start_folder(model.checkpoint)
     with torch.device("meta"):
         if not folder:
             return make_model(model, tokenizer)

@@ -40,3 +40,8 @@ def checkpoint_folder(path: Path) -> Path:
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
     )
+
+
+def start_folder(name: str) -> Path:
+    """Return the folder that `model.checkpoint` means: as `checkpoint_folder`, or whatever name on the hub."""
+    return checkpoint_folder(Path(name)) if Path(name).is_dir() else fetched(name)

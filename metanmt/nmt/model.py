@@ -17,6 +17,7 @@ from metanmt.data.hub import fetched, not_loaded
 from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.nmt.folder import start_folder
 from metanmt.nmt.lexicon import LEXICON_FILE, outer_only
 from metanmt.runtime import quiet_transformers
 
@@ -52,14 +53,15 @@ def make_model(config: ModelConfig, tokenizer: Tokenizer) -> PreTrainedModel:
     """
     quiet_transformers()
     if config.checkpoint:
-        if Path(config.checkpoint, LEXICON_FILE).is_file():
+        folder = start_folder(config.checkpoint)
+        if (folder / LEXICON_FILE).is_file():
             raise ConfigError(
                 f"{config.checkpoint} has a universal lexicon: a meta-training cannot start from it.",
                 "Start from a checkpoint with plain embeddings, or go on with that run itself: --resume.",
             )
-        model = load_model(config.checkpoint)
+        model = load_model(str(folder))
         check_vocabulary(model, tokenizer, config.checkpoint)
-        check_same_tokenizer(Path(config.checkpoint), tokenizer)
+        check_same_tokenizer(folder, tokenizer)
     else:
         width, feed_forward, layers, heads = SIZES[config.size]
         shape = M2M100Config(

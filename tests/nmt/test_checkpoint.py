@@ -25,7 +25,7 @@ from metanmt.nmt.checkpoint import (
     say_if_tuned_for_another,
 )
 from metanmt.nmt.engine import open_engine
-from metanmt.nmt.folder import checkpoint_folder
+from metanmt.nmt.folder import checkpoint_folder, start_folder
 from metanmt.nmt.translate import translate
 from tests import toy
 
@@ -130,6 +130,8 @@ def test_a_run_is_its_best_checkpoint(saved: Path, tmp_path: Path) -> None:
     (run / "config.toml").write_text("")
     assert checkpoint_folder(run) == run / "best"
     assert checkpoint_folder(run / "best") == run / "best"
+    assert start_folder(str(run)) == run / "best"
+    assert start_folder(str(saved)) == saved
     assert load_checkpoint(run)[1].vocabulary_size == load_checkpoint(saved)[1].vocabulary_size
 
 
