@@ -25,6 +25,7 @@ from metanmt.commands.shared import positive
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, Bitext, TokenStore, write_bitext
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import CorpusError, MetanmtError
+from metanmt.help_texts import remedy_for
 from metanmt.runlog import say
 
 
@@ -103,6 +104,9 @@ def main() -> int:
         pack(arguments.data, arguments.out, arguments.target_tokens)
     except MetanmtError as error:
         say(f"{error.cause}\n{error.remedy}")
+        return MISTAKE
+    except OSError as error:
+        say(f"{error.filename or arguments.out}: {error.strerror}.\n{remedy_for(error)}")
         return MISTAKE
     return 0
 

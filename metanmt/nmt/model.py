@@ -17,7 +17,7 @@ from metanmt.data.hub import fetched, not_loaded
 from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError
-from metanmt.nmt.folder import start_folder
+from metanmt.nmt.folder import is_adapter, start_folder
 from metanmt.nmt.lexicon import LEXICON_FILE, outer_only
 from metanmt.runtime import quiet_transformers
 
@@ -99,7 +99,7 @@ def load_model(name: str) -> PreTrainedModel:
     Only safetensors weights are read: nothing is ever unpickled.
     """
     quiet_transformers()
-    if Path(name, "adapter_config.json").is_file():
+    if is_adapter(Path(name)):
         raise CheckpointError(
             f"{name} is an adapter, which is no model alone.", f"metanmt export --model {name} --out FOLDER merges it."
         )

@@ -20,8 +20,10 @@ from metanmt.data.source_form import in_form
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError, CorpusError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
+from metanmt.nmt.folder import is_adapter
 from metanmt.runlog import Progress, say
 from metanmt.runtime import peak_memory_bytes, versions
 
@@ -60,6 +62,8 @@ def run(
         return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
     refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=remedy)
     given = _given_tokenizer(manifest)
+    if (out / VECTORS).is_dir():
+        say(f"Note: the vectors of {out} go with its text; metanmt vectors {out} makes them anew.")
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
         encoder = given or _own_tokenizer(manifest, report, folder)
@@ -102,7 +106,7 @@ def _own_folder(name: str) -> Path | None:
     for folder in (Path(name, below) for below in ("", "tokenizer", "best", "last") if name):
         if (folder / TOKENIZER_FILE).is_file():
             return folder
-        if (folder / "adapter_config.json").is_file():
+        if is_adapter(folder):
             from metanmt.nmt.adapter import open_base  # an adapter is stored without: its base has it
 
             return open_base(folder).folder
