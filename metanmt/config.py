@@ -233,6 +233,9 @@ LEARNERS_OWN = {
 }
 """Settings by section of which each learner has its own, in the shipped configuration of its name."""
 
+LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
+FREE = ("batch.micro_tokens", *LOGGING)  # what may change in the middle of a run
+
 
 @dataclass(frozen=True)
 class Config:

@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def largest_share(sizes: list[int], total: int) -> int:
     return low
 
 
-def write_part(bitext: Bitext, folder: Path, name: str, share: float, vocabulary_size: int) -> dict[str, int]:
+def write_part(bitext: Bitext, folder: Path, name: str, share: float, vocabulary_size: int) -> dict[str, Any]:
     """Write this share of a training set's sentence pairs, evenly chosen, and return the sizes."""
     count = len(bitext)
     kept = np.unique(np.linspace(0, count - 1, max(2, int(count * share))).astype(np.int64))

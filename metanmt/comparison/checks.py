@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
-from metanmt.config import differences, load_config
+from metanmt.config import FREE, differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -159,7 +159,8 @@ def check_runs(plan: Plan, store: TokenStore, out: Path) -> None:
         if not arm.trained or not (run / "config.toml").exists():
             continue
         remedy = "Give another --out (and --runs), or remove that run."
-        if found := differences(arm.config, load_config(run / "config.toml")):
+        there = differences(arm.config, load_config(run / "config.toml"))
+        if found := {name: words for name, words in there.items() if name not in FREE}:
             raise CheckpointError(
                 f"{run} was meta-trained with another configuration than arm {arm.name} has now: "
                 f"{', '.join(found.values())}.",

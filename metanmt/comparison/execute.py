@@ -134,12 +134,12 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
 
 def done(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> bool:
     """Return whether the result of a cell is there, from this configuration and this data, on every test set."""
-    path = out / cell.path / RESULT
-    if not path.is_file():
+    try:
+        result = read_object(out / cell.path / RESULT)
+    except (FileNotFoundError, ValueError):  # or damaged
         return False
-    result = read_object(path)
     scored = plan.test_sets(store, cell.pair)
-    return bool(result["digest"] == plan.digest(cell, store) and result["scores"].keys() >= {*scored})
+    return bool(result.get("digest") == plan.digest(cell, store) and result["scores"].keys() >= {*scored})
 
 
 def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metanmt import __version__
-from metanmt.config import Config, LearnerName, Update, load_config
+from metanmt.config import FREE, Config, LearnerName, Update, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import data_vectors
@@ -138,7 +138,7 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set],
+            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set, "each pair draws its own"],
             "beam": self.compare.beam,
             "version": __version__,
         }
@@ -146,10 +146,14 @@ class Plan:
 
 
 def _chosen(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the settings that differ from their defaults."""
+    """Return the settings that differ from their defaults, those aside that may change in the middle of a run."""
     defaults = asdict(Config())
     return {
-        section: {key: value for key, value in values.items() if value != defaults[section][key]}
+        section: {
+            key: value
+            for key, value in values.items()
+            if value != defaults[section][key] and f"{section}.{key}" not in FREE
+        }
         for section, values in asdict(config).items()
     }
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.data.manifest import Manifest
+from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.sources import Source
 from metanmt.data.store import FORMAT
+from metanmt.data.tokenizer import load_tokenizer
 
 PACKAGES = ("metanmt", "sentencepiece", "tokenizers", "transformers", "numpy")
 
@@ -36,9 +38,17 @@ def fingerprint(manifest: Manifest) -> str:
         "versions": {name: version(name) for name in packages},
         "manifest": settings,
         "sources": [[_state(path) for path in _files(source)] for source in sources],
-        "tokenizer": [_state(path) for path in _below(manifest.tokenizer.pretrained)],
+        "tokenizer": _tokenizer(manifest.tokenizer.pretrained),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _tokenizer(name: str) -> Any:
+    """Return the digest of a tokenizer of this package, whatever else is in its folder; the files of another's."""
+    folder = Path(name)
+    if name and (folder / FACTS_FILE).is_file():
+        return load_tokenizer(folder).digest()
+    return [_state(path) for path in sorted(folder.iterdir()) if path.is_file()] if name and folder.is_dir() else []
 
 
 def _files(source: Source) -> list[Path]:

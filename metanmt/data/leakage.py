@@ -32,7 +32,9 @@ def normalized(sentence: str) -> str:
     A sentence that has none of these ("!?") is compared as it stands. However short a sentence is, it is compared: a
     training text can spare "Yes.", and an exception would make the promise untrue.
     """
-    folded = sentence.casefold() if sentence.isascii() else unicodedata.normalize("NFKC", sentence).casefold()
+    folded = sentence.casefold()
+    if not sentence.isascii():  # again after folding: what some letters fold into is composed otherwise
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sentence).casefold())
     return folded.translate(_DELETIONS) or sentence
 
 

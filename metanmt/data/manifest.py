@@ -13,6 +13,7 @@ from metanmt.data.language import CODE, Pair
 from metanmt.data.source_form import SourceForm
 from metanmt.data.sources import Source, with_compression
 from metanmt.errors import ConfigError, UsageError, did_you_mean
+from metanmt.runlog import say
 from metanmt.sections import build, read_toml
 
 Role = Literal["meta-train", "meta-dev", "meta-test"]
@@ -126,6 +127,12 @@ def load_manifest(path: Path, *, root: Path | None = None, languages: Sequence[s
                 f"{item.pair} in {path} has no {kind} set.",
                 f"A {item.role} pair needs {' and '.join(REQUIRED[item.role])}.",
             )
+        for name, sources in item.sets.items():
+            if repeated := [source for source in sources if sources.count(source) > 1]:
+                raise ConfigError(
+                    f"The set {name} of {item.pair} in {path} has {repeated[0]} twice.",
+                    "Name each source once; its text would count twice.",
+                )
     return Manifest(
         name=_typed(values, "name", str, str(path), path.stem),
         description=_typed(values, "description", str, str(path), ""),
@@ -292,9 +299,13 @@ def _with_languages(pairs: dict[Pair, PairCorpus], languages: Sequence[str], pat
                 "Give source languages, such as is,ka.",
             )
     wanted = [Pair(code, target) for code in dict.fromkeys(languages)]
-    kept = [item for item in (*old["meta-train"], *old["meta-dev"]) if item.pair not in wanted]
+    seen, known = {_base(code) for code in languages}, (*old["meta-train"], *old["meta-dev"])
+    kept = [item for item in known if _base(item.pair.source) not in seen]
+    for item in known:
+        if item not in kept and item.pair not in wanted:
+            say(f"{item.pair} is left out: it is the same language as one that is to be unseen")
     if old["meta-dev"] and not any(item.role == "meta-dev" for item in kept):
-        free = [item.pair for item in old["meta-test"] if item.pair not in wanted]
+        free = [item.pair for item in old["meta-test"] if _base(item.pair.source) not in seen]
         if not free:
             raise ConfigError(f"--languages leaves {path} no meta-dev pair.", "Leave one of its languages out.")
         kept.append(PairCorpus(free[0], "meta-dev", old["meta-dev"][0].sets))
@@ -302,6 +313,12 @@ def _with_languages(pairs: dict[Pair, PairCorpus], languages: Sequence[str], pat
         raise ConfigError(f"--languages leaves {path} no meta-train pair.", "Name fewer languages.")
     kept += [PairCorpus(pair, "meta-test", old["meta-test"][0].sets) for pair in wanted]
     return {item.pair: item for item in kept}
+
+
+def _base(code: str) -> str:
+    """Return the language of a code with a region or script: "pt" of pt_BR. Norwegian is Bokmål, as in CLDR."""
+    language = code.partition("_")[0].lower()
+    return {"no": "nb"}.get(language, language)
 
 
 def _known(values: Iterable[str], known: Sequence[str], where: str) -> None:

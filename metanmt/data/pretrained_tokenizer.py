@@ -43,6 +43,11 @@ class PretrainedTokenizer:
                 f"{name} was written by metanmt and then by another program, which left out a part of its tokenizer.",
                 f"Copy sentencepiece.model and {FACTS_FILE} into it from the checkpoint that it was made of.",
             )
+        if None in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id):
+            raise CheckpointError(
+                f"The tokenizer of {name} has no padding or no end mark: it is none of a translation model.",
+                "Give a sequence-to-sequence checkpoint, such as NLLB, M2M100, mBART, Marian or T5.",
+            )
         self.codes = codes
         self.pad_id, self.eos_id = int(self._tokenizer.pad_token_id), int(self._tokenizer.eos_token_id)
         self.vocabulary_size = len(self._tokenizer)

@@ -8,16 +8,15 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from metanmt.data.language import Pair
-from metanmt.errors import CorpusError, UsageError
+from metanmt.errors import CorpusError
 
-ROWS = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # suffixes of files with both sides
 COMPRESSIONS = (".gz", ".xz", ".zst")
 CHUNK_BYTES = 1 << 17
 SentencePair = tuple[str, str]
@@ -30,7 +29,8 @@ class Source:
     Attributes:
         kind: how it is read.
         paths: the files: two for "moses", one for "tsv" and "jsonl".
-        columns: column numbers of a TSV from 0, or field names of JSONL and hub rows (dotted for nested ones).
+        columns: column numbers of a TSV from 0 (none: it has two and no others), or field names of JSONL and hub rows
+            (dotted for nested ones).
         name: hub name or local folder in the hub's layout, for "hub"; "cldr" for "embedded".
         config, split: of a hub data set.
         limit: sentence pairs read at most; 0 for all.
@@ -102,36 +102,6 @@ def read_lines(path: Path) -> Iterator[str]:
         raise _damaged(path, error) from None
 
 
-def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
-    """Return the source that a user's file names mean: two files are two sides, one is a TSV or JSONL.
-
-    Two files whose suffixes are the pair's languages the wrong way round are taken the right way round.
-
-    Raises:
-        UsageError: it is neither.
-        CorpusError: a file is missing, or the first row has more columns than two, or no known fields.
-    """
-    for path in paths:
-        if not path.is_file():
-            raise missing_file(path)
-    kinds = [_bare_suffix(path) for path in paths]
-    if len(paths) == 2 and paths[0] != paths[1] and not {*kinds} & {*ROWS}:
-        swapped = kinds == [f".{pair.target}", f".{pair.source}"]
-        return Source("moses", tuple(reversed(paths) if swapped else paths))
-    if len(paths) == 1 and kinds[0] in ROWS:
-        return _tsv_source(paths[0], pair) if ROWS[kinds[0]] == "tsv" else _jsonl_source(paths[0], pair)
-    raise UsageError(
-        f"It is not clear how to read {', '.join(map(str, paths)) or 'no file'}.",
-        f"Give two files (one of {pair.source}, one of {pair.target}), or one .tsv ({pair.source}, tab, {pair.target}) "
-        "or .jsonl with both sides; several of a kind joined to one.",
-    )
-
-
-def has_both_sides(path: Path) -> bool:
-    """Return whether a file is one that holds both sides, by its name: TSV or JSONL, compressed or plain."""
-    return _bare_suffix(path) in ROWS
-
-
 def with_compression(path: Path) -> Path:
     """Return the path with whichever compression suffix exists on the disk, or as it is."""
     candidates = (path, *(path.with_name(path.name + suffix) for suffix in COMPRESSIONS))
@@ -154,12 +124,17 @@ def _moses(source: Source, pair: Pair) -> Iterator[SentencePair]:
 
 
 def _tsv(source: Source, pair: Pair) -> Iterator[SentencePair]:
-    first, second = (int(column) for column in source.columns)
+    first, second = (int(column) for column in source.columns or (0, 1))
     for number, line in enumerate(read_lines(source.paths[0]), start=1):
         if not line.strip():
             yield "", ""  # which cleaning drops and counts
             continue
         cells = line.split("\t")
+        if len(cells) > 2 and not source.columns:
+            raise CorpusError(
+                f"{source.paths[0]} has {len(cells)} columns at line {number:,}: which two are meant is not clear.",
+                f"Keep two columns: {pair.source}, tab, {pair.target}.",
+            )
         if len(cells) <= max(first, second):
             columns = f"{len(cells)} column{'s' * (len(cells) > 1)}"
             raise CorpusError(
@@ -172,7 +147,7 @@ def _tsv(source: Source, pair: Pair) -> Iterator[SentencePair]:
 def _jsonl(source: Source, pair: Pair) -> Iterator[SentencePair]:
     for number, line in enumerate(read_lines(source.paths[0]), start=1):
         if line.strip():
-            yield _fields(_row(line, source.paths[0], number), source, f"line {number:,}")
+            yield _fields(json_row(line, source.paths[0], number), source, f"line {number:,}")
 
 
 def _hub(source: Source, pair: Pair) -> Iterator[SentencePair]:
@@ -204,9 +179,10 @@ def _embedded(source: Source, pair: Pair) -> Iterator[SentencePair]:
     yield from sentence_pairs(pair.source, source.skip + source.limit, seed=source.seed)
 
 
-def _row(line: str, path: Path, number: int) -> dict[str, Any]:
+def json_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    """Return a line of JSONL as what it is, an object, or raise a CorpusError."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.removeprefix("\ufeff"))  # of a file that was joined to another
     except ValueError:
         row = None
     if not isinstance(row, dict):
@@ -217,7 +193,7 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
 def _fields(row: dict[str, Any], source: Source, where: str) -> SentencePair:
     sides = []
     for column in map(str, source.columns):
-        text = _field(row, column)
+        text = json_field(row, column)
         if text is None:
             raise CorpusError(
                 f"{source} has no text in {column!r} at {where}.",
@@ -229,7 +205,7 @@ def _fields(row: dict[str, Any], source: Source, where: str) -> SentencePair:
     return sides[0], sides[1]
 
 
-def _field(row: dict[str, Any], column: str) -> Any:
+def json_field(row: dict[str, Any], column: str) -> Any:
     """Return what is in a dotted column, or None if it is not there; a null is "", which cleaning drops and counts."""
     value: Any = row
     for key in column.split("."):
@@ -237,30 +213,6 @@ def _field(row: dict[str, Any], column: str) -> Any:
             return None
         value = value[key]
     return "" if value is None else value
-
-
-def _tsv_source(path: Path, pair: Pair) -> Source:
-    columns = next((line for line in read_lines(path) if line.strip()), "").count("\t") + 1
-    if columns > 2:  # an identifier before the sides would be read as one of them
-        raise CorpusError(
-            f"{path} has {columns} columns in its first line: which two are meant is not clear.",
-            f"Keep two columns: {pair.source}, tab, {pair.target}.",
-        )
-    return Source("tsv", (path,), (0, 1))
-
-
-def _jsonl_source(path: Path, pair: Pair) -> Source:
-    first = _row(next((line for line in read_lines(path) if line.strip()), "{}"), path, 1)
-    choices = [(pair.source, pair.target), ("source", "target")]
-    choices.append((f"translation.{pair.source}", f"translation.{pair.target}"))
-    found = [columns for columns in choices if all(_field(first, column) is not None for column in columns)]
-    text = [columns for columns in found if all(isinstance(_field(first, column), str) for column in columns)]
-    if chosen := text or found:  # reading says which field is no text
-        return Source("jsonl", (path,), chosen[0])
-    raise CorpusError(
-        f"{path} has the fields {', '.join(first) or 'none'}.",
-        "Name them by the languages: " + ", or ".join(" and ".join(columns) for columns in choices) + ".",
-    )
 
 
 def _open(path: Path) -> IO[bytes] | io.BufferedIOBase:
@@ -325,10 +277,6 @@ def conversion_of(start: bytes) -> str:
     """Return how to make UTF-8 of a text that is something else, by its first two bytes."""
     found = "UTF-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
     return f"Convert it, such as: iconv -f {found} -t UTF-8"
-
-
-def _bare_suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:

@@ -140,6 +140,8 @@ class TokenStore:
             raise DataError(f"{folder} is not a prepared data folder: it has no {FACTS_FILE}.", remedy)
         try:
             facts = read_object(path)
+            if facts.get("format") == FORMAT and not isinstance(facts.get("pairs"), dict):
+                raise ValueError("it has no pairs")
         except ValueError:
             raise DataError(f"{path} is damaged.", "Run `metanmt prepare` again.") from None
         if facts.get("format") != FORMAT:
@@ -158,16 +160,21 @@ class TokenStore:
 
     @property
     def training_digest(self) -> str:
-        """A digest of what meta-training reads: the tokenizer, and the sizes of the meta-train and meta-dev sets."""
+        """A digest of what meta-training reads: the tokenizer, and the meta-train and meta-dev sets in their order.
+
+        Of a folder from before sets had digests of their own: their sizes alone.
+        """
         read = {name: item for name, item in self.facts["pairs"].items() if item["role"] != "meta-test"}
-        return hashlib.sha256(json.dumps([self.digest, read], sort_keys=True).encode()).hexdigest()
+        known = any("digest" in found for item in read.values() for found in item["sets"].values())
+        order = [list(read)] if known else []
+        return hashlib.sha256(json.dumps([self.digest, read, *order], sort_keys=True).encode()).hexdigest()
 
     def pairs(self, role: str | None = None) -> list[Pair]:
         """Return the pairs, or those of one role, in the manifest's order."""
         return [Pair.parse(name) for name, item in self.facts["pairs"].items() if role in (None, item["role"])]
 
-    def sets(self, pair: Pair) -> dict[str, dict[str, int]]:
-        """Return the sets of a pair with their sizes."""
+    def sets(self, pair: Pair) -> dict[str, dict[str, Any]]:
+        """Return the sets of a pair with their sizes, and the digest of their tokens."""
         known = self.facts["pairs"]
         if str(pair) not in known:
             raise UsageError(f"{self.folder} has no pair {pair}.", did_you_mean(str(pair), known))
@@ -204,8 +211,8 @@ PARTS = ("source.ids", "source.offsets", "target.ids", "target.offsets", "target
 
 def write_bitext(
     folder: Path, name: str, chunks: Iterable[tuple[list[list[int]], list[list[int]], list[int]]], vocabulary_size: int
-) -> dict[str, int]:
-    """Write a set from chunks of (source ids, target ids, target words) and return its sizes.
+) -> dict[str, Any]:
+    """Write a set from chunks of (source ids, target ids, target words); return its sizes and a digest of its tokens.
 
     Everything is streamed to the disk chunk by chunk; in memory stays one chunk.
     """
@@ -230,7 +237,8 @@ def write_bitext(
             files[4].append(words)
             total_words += int(words.sum())
     counts = {"source_tokens": tokens[0], "target_tokens": tokens[1], "target_words": total_words}
-    return {"sentences": files[4].length, **counts}
+    digest = hashlib.sha256("".join(file.digest.hexdigest() for file in files).encode()).hexdigest()
+    return {"sentences": files[4].length, **counts, "digest": digest}
 
 
 class ArrayFile:
@@ -243,10 +251,13 @@ class ArrayFile:
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.path, self.dtype, self.length = path, dtype, 0
+        self.digest = hashlib.sha256()
 
     def append(self, numbers: NDArray[Any]) -> None:
         """Write numbers at the end."""
-        np.asarray(numbers).astype(self.dtype).tofile(self._file)
+        written = np.ascontiguousarray(numbers, self.dtype).tobytes()
+        self._file.write(written)
+        self.digest.update(written)
         self.length += len(numbers)
 
     def __enter__(self) -> Self:

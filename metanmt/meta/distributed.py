@@ -10,6 +10,7 @@ compute what one would, but for the order of the sum. Start them by torchrun:
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class Ranks:
                 f"{self.size} processes cannot share {meta_batch_size} tasks a step.",
                 f"Start at most {meta_batch_size} processes, or set outer.meta_batch_size={self.size}.",
             )
+
+    def command(self, *words: object) -> str:
+        """Return a command of metanmt as it is typed, under torchrun where there are many processes."""
+        return "torchrun ... -m " * (self.size > 1) + shlex.join(["metanmt", *map(str, words)])
 
     def total(self, *counts: int) -> list[int]:
         """Return the sums of these counts over all ranks. They travel between the CPUs: no GPU is waited for."""

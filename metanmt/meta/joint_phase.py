@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from metanmt.config import Config, differences, load_config
+from metanmt.config import LOGGING, Config, differences, load_config
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.files import damage, named_errors, new_folder, read_object, write_digests, write_text
 from metanmt.meta.moments import OWN
-from metanmt.meta.run import JOINT, LOGGING, Run, data_digest
+from metanmt.meta.run import JOINT, Run, data_digest
 from metanmt.runlog import say
 
 FREE = {"outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share", *LOGGING}
@@ -67,6 +67,7 @@ class JointPhase:
         # First what is cut, or hidden, behind the step that a run is loaded at: a kill here leaves one to resume.
         if (self.source / "metrics.jsonl").exists():  # a short phase may have nothing to say yet
             write_text(run.folder / "metrics.jsonl", (self.source / "metrics.jsonl").read_text(encoding="utf-8"))
+        if (self.source / "tensorboard").is_dir():
             shutil.copytree(self.source / "tensorboard", run.folder / "tensorboard", dirs_exist_ok=True)
         for step in sorted({state["best_step"] or state["step"], state["step"]}):
             with new_folder(run.path(step)) as folder:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from metanmt.config import Config, differences, load_config, located
+from metanmt.config import FREE, Config, differences, load_config, located
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
@@ -55,8 +55,6 @@ from metanmt.runtime import versions
 from metanmt.sections import to_toml
 
 JOINT = "joint"  # the link to the end of the joint phase
-LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
-FREE = ("batch.micro_tokens", *LOGGING)  # what may change in the middle of a run
 
 
 class Run:

@@ -13,14 +13,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from metanmt.config import Config
-from metanmt.data.store import TokenStore
+from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import ConfigError, CorpusError
 from metanmt.meta.weights import load_weights
 from metanmt.nmt.adapter import passing_adapter, targets
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import set_dropout, update_weights
-from metanmt.nmt.tuning import Evaluation, evaluate_dev, fine_tune
+from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, Evaluation, evaluate_dev, fine_tune
+from metanmt.runlog import say
 from metanmt.runtime import seed_torch
 
 DRAW = 1  # the support draw is the same at every meta-validation and for every learner
@@ -45,7 +46,8 @@ class MetaValidation:
                     f"validation.budget is {settings.budget:,} words, but the meta-dev pair {pair} has {words:,}.",
                     f"Set validation.budget={words} or less.",
                 )
-            self.pairs.append((pair, train.draw(settings.budget, DRAW, pair), dev))
+            drawn = train.draw(settings.budget, DRAW, pair)
+            self.pairs.append((pair, _short_enough(drawn, f"{pair} train"), _short_enough(dev, f"{pair} dev")))
         if not self.pairs:
             raise CorpusError(
                 f"{store.folder} has no meta-dev pair to choose a checkpoint by.",
@@ -120,6 +122,18 @@ def check_updates(model: PreTrainedModel, config: Config) -> None:
         targets(model, config.adapter)
     elif config.model.update == "all":
         update_weights(model, config.fine_tune.update)
+
+
+def _short_enough(bitext: Bitext, name: str) -> Bitext:
+    """Return a set without the sentences that are too long, as `fine-tune` leaves them out."""
+    usable = bitext.shorter_than(MAX_SENTENCE_TOKENS)
+    if len(usable) == len(bitext):
+        return bitext
+    if not len(usable):
+        raise CorpusError(f"{name} has no usable sentence pair.", "Give it some of fewer words.")
+    left_out = len(bitext) - len(usable)
+    say(f"Meta-validation leaves out {left_out:,} sentence pairs of {name}: over {MAX_SENTENCE_TOKENS} tokens")
+    return bitext.take(usable)
 
 
 def _mean(evaluations: list[Evaluation]) -> dict[str, float]:

@@ -153,7 +153,7 @@ def open_engine(
     """
     if quantization != "float32" and engine != "ctranslate2":
         raise UsageError(f"{quantization} is not for the engine {engine}.", "Add --engine ctranslate2.")
-    folder = checkpoint_folder(path)
+    folder = checkpoint_folder(path).resolve()  # the best checkpoint of a run may change meanwhile
     if pair is not None:
         say_if_tuned_for_another(folder, pair)
     installed, reason = find_spec("ctranslate2") is not None, obstacle(base_folder(folder))
@@ -165,7 +165,7 @@ def open_engine(
         if reason:
             raise UsageError(f"ctranslate2 cannot translate {folder}: {reason}.", "Use --engine transformers.")
     elif engine == "transformers" or not installed or reason or device().type != "cpu":
-        model, tokenizer = load_checkpoint(path, pair)
+        model, tokenizer = load_checkpoint(folder, pair)
         return TransformersEngine(model.to(device())), tokenizer
     tokenizer = checkpoint_tokenizer(folder)
     with converted(folder, quantization) as conversion:

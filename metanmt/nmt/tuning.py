@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from metanmt.config import FineTuneConfig
 from metanmt.data.batch import Batch, epoch, make_batch
 from metanmt.data.language import Pair
+from metanmt.data.leakage import HeldOut
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CorpusError, DeviceMemoryError
@@ -28,6 +29,7 @@ from metanmt.runlog import Progress, say
 from metanmt.runtime import seed_torch
 
 SMALLEST_DEV, LARGEST_DEV = 10, 300
+MAX_SENTENCE_TOKENS = 400  # of a sentence that is adapted on or chosen by: every model has so many positions
 SMALLEST_BATCH_TOKENS, UPDATES_PER_EPOCH = 200, 20
 BETA2 = 0.98  # of AdamW
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
@@ -64,10 +66,11 @@ class TuningReport:
         return asdict(self)
 
 
-def hold_out(bitext: Bitext, seed: int) -> tuple[Bitext, Bitext]:
+def hold_out(bitext: Bitext, tokenizer: Tokenizer, seed: int) -> tuple[Bitext, Bitext]:
     """Return (train, dev): a tenth of the text, between 10 and 300 pairs, held out where a user gave no dev set.
 
-    What is left is without the pairs that have a side in common with a pair of dev.
+    What is left is without the pairs that have a side in common with a pair of dev, be it in other letter case or
+    punctuation, as `prepare` and a dev set of one's own have it.
 
     Raises:
         CorpusError: too few sentences to hold any out.
@@ -80,13 +83,14 @@ def hold_out(bitext: Bitext, seed: int) -> tuple[Bitext, Bitext]:
     count = min(LARGEST_DEV, max(SMALLEST_DEV, len(bitext) // 10))
     order = np.random.default_rng([seed, 11]).permutation(len(bitext))
     dev = bitext.take(np.sort(order[:count]))
-    taken = [{side.sentence(index).tobytes() for index in range(len(dev))} for side in (dev.source, dev.target)]
-    rest = [
-        index
-        for index in np.sort(order[count:])
-        if bitext.source.sentence(index).tobytes() not in taken[0]
-        and bitext.target.sentence(index).tobytes() not in taken[1]
-    ]
+    sources, targets = (
+        tokenizer.decode([side.sentence(index).tolist() for index in range(len(bitext))])
+        for side in (bitext.source, bitext.target)
+    )
+    held_out = HeldOut()
+    for index in order[:count]:
+        held_out.add(sources[index], targets[index])
+    rest = [index for index in np.sort(order[count:]) if not held_out.leaks(sources[index], targets[index])]
     if not rest:
         raise CorpusError("The same few sentences make up the whole text.", "Give a dev set by --dev.")
     return bitext.take(np.array(rest)), dev

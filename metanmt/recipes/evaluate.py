@@ -10,7 +10,8 @@ from typing import Any
 
 from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
-from metanmt.data.sources import Source, detect_source, has_both_sides, missing_file, read_pairs
+from metanmt.data.own_files import detect_source, has_both_sides
+from metanmt.data.sources import Source, missing_file, read_pairs
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.files import check_writable, write_json, write_text
@@ -61,8 +62,11 @@ def run(
     if out is None and is_hub_name(model):
         raise UsageError(f"{model} is no folder here that its scores could lie in.", "Give --out FOLDER.")
     folder = out or _default_folder(model, checkpoint)
-    check_writable(folder)
-    opened, tokenizer = open_engine(model, engine, quantization, language)
+    try:
+        check_writable(folder)
+    except PermissionError:
+        raise UsageError(f"{folder} cannot be written to.", "Give the scores another place: --out FOLDER.") from None
+    opened, tokenizer = open_engine(checkpoint, engine, quantization, language)
     hypotheses = translate(
         opened,
         tokenizer,

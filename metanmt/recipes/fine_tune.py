@@ -18,7 +18,8 @@ from metanmt.data.cleaning import CleaningRules, clean, clean_held_out
 from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
 from metanmt.data.manifest import kind_of
-from metanmt.data.sources import detect_source, read_pairs
+from metanmt.data.own_files import detect_source
+from metanmt.data.sources import read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
@@ -34,12 +35,11 @@ from metanmt.nmt.checkpoint import (
 from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning import SMALLEST_DEV, hold_out
+from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
 from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
 SCRATCH = "none"
-MAX_SENTENCE_TOKENS = 400
 # Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
 OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
 SentencePairs = list[tuple[str, str]]
@@ -206,8 +206,9 @@ def _prepared(
         train = store.bitext(pair, text.train_set)
         optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
         dev = None if optional else store.bitext(pair, text.dev_set)
-        if dev is not None and kind_of(text.dev_set) == "test":
-            say(f"Note: {text.dev_set!r} chooses the weights, so it is no test set any more for this model.")
+        for name, use in ((text.train_set, "is adapted on"), (text.dev_set, "chooses the weights")):
+            if kind_of(name) == "test":
+                say(f"Note: {name!r} {use}, so it is no test set any more for this model.")
         facts |= {"train_set": text.train_set, "dev_set": None if dev is None else text.dev_set}
     else:
         train = tokenized(tokenizer, own["train"], pair)
@@ -232,7 +233,7 @@ def _prepared(
                 "and to choose by.",
                 f"Give a larger --budget, of at least {2 * SMALLEST_DEV} pairs.",
             )
-        train, dev = hold_out(train, seed)
+        train, dev = hold_out(train, tokenizer, seed)
         say(f"No dev set: {len(dev)} sentence pairs are held out to choose by")
         _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
     return network, tokenizer, train, dev, facts

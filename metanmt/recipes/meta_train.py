@@ -199,8 +199,8 @@ class _Training:
         done = self.state.target_tokens >= self.config.outer.max_target_tokens
         if done and self.state.validations >= self.validations_due():
             raise KeyboardInterrupt(f"Stopped; the run {folder} is complete, {step} steps.")
-        again = f"metanmt meta-train {folder / 'config.toml'} --data {self.store.folder} --out {folder} --resume"
-        raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {again}")
+        again = [folder / "config.toml", "--data", self.store.folder, "--out", folder, "--resume"]
+        raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {self.ranks.command('meta-train', *again)}")
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step and log it; return whether any process was asked to stop."""

@@ -175,9 +175,9 @@ def _training_sets(manifest: Manifest, report: CorpusReport) -> list[tuple[PairC
 
 def _write_tokens(
     manifest: Manifest, report: CorpusReport, tokenizer: Tokenizer, folder: Path
-) -> dict[str, dict[str, dict[str, int]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     total = sum(report.kept(item.pair, name) for item in manifest.pairs for name in item.sets)
-    sizes: dict[str, dict[str, dict[str, int]]] = {}
+    sizes: dict[str, dict[str, dict[str, Any]]] = {}
     with Progress("encoding", total, "sentences") as progress:
         for item in manifest.pairs:
             sizes[str(item.pair)] = {}

@@ -110,6 +110,8 @@ class _Maker:
         known = list(
             dict.fromkeys([self.pivot, *names, *(side for p in store.pairs() for side in (p.source, p.target))])
         )
+        if not self._texts(self.pivot):
+            raise DataError(f"{store.folder} has no train set in {self.pivot}.", "Prepare text to learn vectors from.")
         self.languages = known
         self.seen = {*names}
         if unknown := sorted(files.keys() - set(known)):

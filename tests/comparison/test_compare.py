@@ -265,6 +265,22 @@ def test_another_setting_runs_its_cells_anew(finished: tuple[dict[str, Any], Pat
     assert not any(execute.done(plan, cell, store, finished[1]) for cell in plan.cells)
 
 
+def test_what_may_change_in_the_middle_of_a_run_may_change_here(
+    finished: tuple[dict[str, Any], Path], file: Path, data: Path
+) -> None:
+    other = file.with_name("kept.toml")
+    settings = 'learner = "fomaml"\nset = ["run.keep=3", "batch.micro_tokens=500"]'
+    other.write_text(file.read_text().replace('learner = "fomaml"', settings), encoding="utf-8")
+    assert compare.dry_run(other, finished[1])["target_tokens"] == 0
+
+
+def test_a_damaged_result_is_made_again(finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished[1], tmp_path / "out", symlinks=True))
+    damaged = next(out.rglob("result.json"))
+    damaged.write_text('{"scores": ', encoding="utf-8")
+    assert compare.dry_run(file, out)["target_tokens"] > 0
+
+
 def test_a_changed_arm_is_refused(finished: tuple[dict[str, Any], Path], file: Path) -> None:
     other = file.with_name("changed.toml")
     text = file.read_text().replace('learner = "fomaml"', 'learner = "fomaml"\nset = ["inner.steps=2"]')

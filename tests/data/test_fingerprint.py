@@ -11,6 +11,7 @@ import pytest
 from metanmt.data import fingerprint as module
 from metanmt.data.fingerprint import fingerprint
 from metanmt.data.manifest import load_manifest
+from metanmt.data.tokenizer import SentencePieceTokenizer
 
 GROUP = '[[groups]]\nrole = "meta-train"\npairs = ["fi-en"]\n'
 
@@ -45,6 +46,23 @@ def test_a_local_pretrained_tokenizer_by_its_files(tmp_path: Path) -> None:
     setting = f'[tokenizer]\npretrained = "{tmp_path / "checkpoint"}"\n'
     before = digest(tmp_path, '"x"', setting)
     (tmp_path / "checkpoint/tokenizer.json").write_text("{}", encoding="utf-8")
+    assert digest(tmp_path, '"x"', setting) != before
+
+
+def test_a_tokenizer_of_ours_by_its_digest(tmp_path: Path, tokenizer: SentencePieceTokenizer) -> None:
+    """Whatever else happens in the checkpoint that it lies in."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    tokenizer.save(folder)
+    setting = f'[tokenizer]\npretrained = "{folder}"\n'
+    before = digest(tmp_path, '"x"', setting)
+    (folder / "ctranslate2-float32").mkdir()
+    (folder / "ctranslate2-float32" / "model.bin").write_bytes(b"made of it later")
+    (folder / "model.safetensors").write_bytes(b"trained on")
+    assert digest(tmp_path, '"x"', setting) == before
+    (folder / "metanmt_tokenizer.json").write_text(
+        '{"kind": "sentencepiece", "source_form": "plain"}', encoding="utf-8"
+    )
     assert digest(tmp_path, '"x"', setting) != before
 
 

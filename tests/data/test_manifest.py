@@ -95,6 +95,14 @@ def test_a_pair_in_two_groups_has_the_sources_of_both(tmp_path: Path) -> None:
     assert [source.paths[0].name for source in pairs["et-en"].sets["train"]] == ["a.et"]
 
 
+@pytest.mark.parametrize("text", ['train = ["a", "a"]', 'train = ["a"]\n' + GROUP + 'train = ["a"]'])
+def test_a_source_counts_once(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"The set train of fi-en in .* has .*a\.fi.* twice") as caught:
+        load(tmp_path, GROUP + text)
+    assert "count twice" in caught.value.remedy
+    load(tmp_path, GROUP + 'train = [{ moses = "a", limit = 5 }, { moses = "a", skip = 5 }]')
+
+
 def test_settings(tmp_path: Path) -> None:
     text = '[tokenizer]\nvocabulary_size = 500\ncodes = { fi = "fin_Latn" }\n[cleaning]\nmax_characters = 80\n'
     manifest = load(tmp_path, f'name = "n"\ndescription = "d"\n{text}{GROUP}train = ["x"]')
@@ -228,6 +236,17 @@ def test_languages_replace_the_unseen_ones() -> None:
     assert roles["meta-test"] == ["is", "ka"]
     assert roles["meta-dev"] == ["lv"]
     assert len(roles["meta-train"]) == 18
+
+
+@pytest.mark.parametrize(("wanted", "trained"), [("pt_BR", "pt"), ("no", "nb"), ("es_419", "es"), ("lv_LV", "lv")])
+def test_a_language_of_a_country_is_that_language(
+    wanted: str, trained: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would be reported as unseen."""
+    found = roles_with(wanted)
+    assert trained not in found["meta-train"] + found["meta-dev"]
+    assert found["meta-test"] == [wanted]
+    assert f"{trained}-en is left out: it is the same language" in capsys.readouterr().err
 
 
 def test_languages_leave_their_old_roles() -> None:

@@ -15,7 +15,8 @@ import pytest
 import zstandard
 
 from metanmt.data.language import Pair
-from metanmt.data.sources import Source, detect_source, read_lines, read_pairs
+from metanmt.data.own_files import detect_source
+from metanmt.data.sources import Source, read_lines, read_pairs
 from metanmt.errors import CorpusError, UsageError
 
 FI = Pair("fi", "en")
@@ -280,6 +281,22 @@ def test_two_files_are_two_sides_whichever_comes_first(tmp_path: Path) -> None:
     assert read(detect_source(unnamed, FI)) == [("yksi", "one")]
 
 
+@pytest.mark.parametrize(
+    ("names", "swapped"),
+    [
+        (("a.en.txt", "a.fi.txt"), True),
+        (("a.fi.txt", "a.en.txt"), False),
+        (("train-en.txt.gz", "train-fi.txt.gz"), True),
+        (("a.fi-en.en", "a.fi-en.fi"), True),
+        (("a.fi-en.1", "a.fi-en.2"), False),
+        (("a.en.txt", "b.txt"), False),
+    ],
+)
+def test_the_languages_in_two_names(tmp_path: Path, names: tuple[str, str], swapped: bool) -> None:
+    paths = [write(tmp_path / name, "x\n") for name in names]
+    assert detect_source(paths, FI).paths == tuple(paths[::-1] if swapped else paths)
+
+
 @pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz", "x.tab"])
 def test_one_table(tmp_path: Path, name: str) -> None:
     assert read(detect_source([write(tmp_path / name, "yksi\tone\n")], FI)) == [("yksi", "one")]
@@ -291,6 +308,8 @@ def test_a_table_of_more_columns_is_not_guessed_at(tmp_path: Path) -> None:
         detect_source([path], FI)
     assert caught.value.remedy == "Keep two columns: fi, tab, en."
     assert read(Source("tsv", (path,), (1, 2))) == [("", ""), ("yksi", "one")], "a manifest names its columns"
+    caught = error(detect_source([write(tmp_path / "y.tsv", "yksi\tone\n2\tkaksi\ttwo\n")], FI))
+    assert caught.cause == f"{tmp_path / 'y.tsv'} has 3 columns at line 2: which two are meant is not clear."
 
 
 @pytest.mark.parametrize(
@@ -303,6 +322,11 @@ def test_a_table_of_more_columns_is_not_guessed_at(tmp_path: Path) -> None:
 )
 def test_one_jsonl(tmp_path: Path, row: str) -> None:
     assert read(detect_source([write(tmp_path / "x.jsonl.zst", f"\n{row}\n")], FI)) == [("yksi", "one")]
+
+
+def test_files_that_were_joined_may_each_have_had_a_byte_order_mark(tmp_path: Path) -> None:
+    row = '\ufeff{"fi": "yksi", "en": "one"}\n'
+    assert read(detect_source([write(tmp_path / "x.jsonl", row * 2)], FI)) == [("yksi", "one")] * 2
 
 
 def test_a_field_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from metanmt.data.language import Pair
-from metanmt.data.store import Bitext, Side, TokenStore, write_bitext
+from metanmt.data.store import ArrayFile, Bitext, Side, TokenStore, write_bitext
 from metanmt.errors import DataError, UsageError
 
 PAIR = Pair("de", "en")
@@ -42,7 +43,9 @@ def test_what_is_written_is_read(tmp_path: Path, vocabulary_size: int, dtype: ty
     assert bitext.target_words.tolist() == WORDS
     assert bitext.source.ids.dtype == dtype
     assert isinstance(bitext.source.ids.base, np.memmap)
-    assert store.sets(PAIR)["train"] == {"sentences": 3, "source_tokens": 6, "target_tokens": 7, "target_words": 4}
+    sizes = {"sentences": 3, "source_tokens": 6, "target_tokens": 7, "target_words": 4}
+    found = store.sets(PAIR)["train"]
+    assert found == {**sizes, "digest": found["digest"]}
 
 
 def test_an_empty_set(tmp_path: Path) -> None:
@@ -56,6 +59,33 @@ def test_padding_stands_behind_the_sentence() -> None:
     assert side.padded(np.array([1, 0]), 0).tolist() == [[7, 2, 0], [5, 6, 2]]
     assert side.lengths(np.array([2, 0])).tolist() == [1, 3]
     assert sentences(side.take(np.array([2, 0]))) == [SOURCE[2], SOURCE[0]]
+
+
+def test_a_digest_of_the_tokens_and_one_of_all_that_is_trained_on(tmp_path: Path) -> None:
+    """Two texts of one size are not one text, nor is an order of pairs another's."""
+    first = make_store(tmp_path / "first")
+    assert make_store(tmp_path / "again").training_digest == first.training_digest
+    chunks = [(SOURCE[::-1], TARGET[::-1], WORDS[::-1])]
+    sizes = write_bitext(tmp_path / "other", "train", chunks, 100)
+    plain = dict(first.sets(PAIR)["train"])
+    assert sizes.pop("digest") != plain.pop("digest")
+    assert sizes == plain
+
+    def digest(*names: str, **sizes: object) -> str:
+        pairs = {name: {"role": "meta-train", "sets": {"train": {**plain, **sizes}}} for name in names}
+        return TokenStore(tmp_path, {**first.facts, "pairs": pairs}).training_digest
+
+    assert digest("de-en", "fi-en", digest="x") != digest("fi-en", "de-en", digest="x")
+    assert digest("de-en", "fi-en") == digest("fi-en", "de-en"), "as it was for folders without"
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="No space left") as error,
+        ArrayFile(Path("/dev/full"), np.dtype(np.int64)) as file,
+    ):
+        file.append(np.arange(100_000))
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_budgets_nest_and_keep_to_their_words() -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from metanmt.config import FineTuneConfig
 from metanmt.data.batch import MicroBatch
+from metanmt.data.leakage import normalized
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CorpusError
@@ -192,39 +193,42 @@ def rows(bitext: Bitext) -> set[tuple[int, ...]]:
     return {tuple(bitext.source.sentence(index).tolist()) for index in range(len(bitext))}
 
 
-@pytest.mark.parametrize(("sentences", "held_out"), [(20, 10), (60, 10), (150, 15), (4_000, 300)])
-def test_hold_out(sentences: int, held_out: int) -> None:
-    from metanmt.data.store import Side
+def numbered(tokenizer: SentencePieceTokenizer, sources: list[str], targets: list[str]) -> Bitext:
+    return toy.make_bitext(tokenizer, list(zip(sources, targets, strict=True)))
 
-    side = Side.of([[number + 3, 2] for number in range(sentences)])
-    bitext = Bitext(side, side, np.ones(sentences, dtype=np.uint16))
-    train, dev = hold_out(bitext, seed=1)
+
+@pytest.mark.parametrize(("sentences", "held_out"), [(20, 10), (60, 10), (150, 15), (4_000, 300)])
+def test_hold_out(tokenizer: SentencePieceTokenizer, sentences: int, held_out: int) -> None:
+    lines = [str(number) for number in range(sentences)]
+    bitext = numbered(tokenizer, lines, lines)
+    train, dev = hold_out(bitext, tokenizer, seed=1)
     assert len(dev) == held_out
     assert len(train) == sentences - held_out
     assert rows(train).isdisjoint(rows(dev))
     assert rows(train) | rows(dev) == rows(bitext)
-    assert rows(hold_out(bitext, seed=1)[1]) == rows(dev) != rows(hold_out(bitext, seed=2)[1])
+    assert rows(hold_out(bitext, tokenizer, seed=1)[1]) == rows(dev) != rows(hold_out(bitext, tokenizer, seed=2)[1])
 
 
-def test_what_is_held_out_is_on_neither_side_of_the_rest() -> None:
-    """As in Tatoeba, every target sentence stands there four times."""
-    from metanmt.data.store import Side
-
-    source = Side.of([[number + 3, 2] for number in range(400)])
-    target = Side.of([[number // 4 + 3, 2] for number in range(400)])
-    train, dev = hold_out(Bitext(source, target, np.ones(400, dtype=np.uint16)), seed=1)
+def test_what_is_held_out_is_on_neither_side_of_the_rest(tokenizer: SentencePieceTokenizer) -> None:
+    """As in Tatoeba, every target sentence stands there four times, in one spelling or another."""
+    spellings = ("eins {}", "Eins {}", "eins {}.", "eins, {}")
+    targets = [spellings[number % 4].format(number // 4) for number in range(400)]
+    bitext = numbered(tokenizer, [f"zwei {number}" for number in range(400)], targets)
+    train, dev = hold_out(bitext, tokenizer, seed=1)
     assert len(dev) == 40
     assert 200 < len(train) < 300
-    ours, theirs = ({tuple(part.target.sentence(n).tolist()) for n in range(len(part))} for part in (train, dev))
+    ours, theirs = (
+        {normalized(line) for line in tokenizer.decode([part.target.sentence(n).tolist() for n in range(len(part))])}
+        for part in (train, dev)
+    )
     assert ours.isdisjoint(theirs)
-    same = Side.of([[3, 2]] * 30)
     with pytest.raises(CorpusError, match="same few sentences"):
-        hold_out(Bitext(same, same, np.ones(30, dtype=np.uint16)), seed=1)
+        hold_out(numbered(tokenizer, ["eins", "Eins."] * 15, ["one"] * 30), tokenizer, seed=1)
 
 
-def test_too_few_sentences_to_hold_out(toy_bitext: Bitext) -> None:
+def test_too_few_sentences_to_hold_out(toy_bitext: Bitext, tokenizer: SentencePieceTokenizer) -> None:
     with pytest.raises(CorpusError, match="19 sentence pairs are too few") as error:
-        hold_out(toy_bitext.head(19), seed=1)
+        hold_out(toy_bitext.head(19), tokenizer, seed=1)
     assert "--dev" in error.value.remedy
 
 

@@ -70,6 +70,13 @@ def test_what_was_made_of_a_checkpoint_is_not_copied(
     assert not names & {"evaluation", "ctranslate2-float32"}
 
 
+def test_the_scalars_of_tensorboard_may_be_gone(data: Path, tmp_path: Path, joint: Path) -> None:
+    source = Path(shutil.copytree(joint, tmp_path / "source", symlinks=True))
+    shutil.rmtree(source / "tensorboard")
+    meta_train.run(small_config(*SHORT), data, tmp_path / "run", joint_phase=source)
+    assert (tmp_path / "run" / "best").exists()
+
+
 def test_a_run_that_took_it_over_is_resumed_and_is_a_source_itself(
     data: Path, tmp_path: Path, joint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
