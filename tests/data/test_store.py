@@ -138,7 +138,8 @@ def test_no_data_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "damaged"), ("[]", "damaged"), ('{"format": 0}', "another version")]
+    ("text", "message"),
+    [("{", "damaged"), ("[]", "damaged"), ('{"format": 1}', "damaged"), ('{"format": 0}', "another version")],
 )
 def test_a_damaged_data_folder(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.json").write_text(text)

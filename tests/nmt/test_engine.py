@@ -188,6 +188,28 @@ def test_converted_once_and_again_when_the_weights_change(
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [], "nothing half-written is left"
 
 
+def test_a_run_that_goes_on_meanwhile(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best checkpoint is another one by now; what is converted is the one that the digest is of."""
+    run = tmp_path / "run"
+    for name in ("step-1", "step-2"):
+        shutil.copytree(checkpoints["parrot"], run / name, ignore=shutil.ignore_patterns("ctranslate2-*"))
+    (run / "best").symlink_to("step-1")
+    plain = conversion._convert
+
+    def meanwhile(folder: Path, *arguments: Any) -> None:
+        (run / "best").unlink()
+        (run / "best").symlink_to("step-2")
+        shutil.rmtree(run / "step-2")
+        plain(folder, *arguments)
+
+    monkeypatch.setattr(conversion, "_convert", meanwhile)
+    engine, _ = open_engine(run, "ctranslate2")
+    assert isinstance(engine, CTranslate2Engine)
+    assert (run / "step-1" / "ctranslate2-float32" / "model.bin").is_file()
+
+
 def test_plain_transformers_still_loads_the_folder(checkpoints: dict[str, Path]) -> None:
     open_engine(checkpoints["parrot"], "ctranslate2")
     again, _ = load_checkpoint(checkpoints["parrot"])

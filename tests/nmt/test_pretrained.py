@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from transformers import BertTokenizer
 
 from metanmt.cli import main
 from metanmt.config import FineTuneConfig, ModelConfig
@@ -212,6 +213,13 @@ def test_weights_are_read_in_float32(published: dict[str, Path], tmp_path: Path)
     model.save_pretrained(tmp_path)
     again = make_model(ModelConfig(checkpoint=str(tmp_path)), tokenizer)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+def test_a_tokenizer_without_an_end_mark_is_none_of_a_translation_model(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", encoding="utf-8")
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="no padding or no end mark"):
+        PretrainedTokenizer(str(tmp_path), {})
 
 
 def test_by_a_name_on_the_hub(published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

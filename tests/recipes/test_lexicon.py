@@ -181,6 +181,16 @@ def test_the_command(with_vectors: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "LANGUAGE=FILE" in capsys.readouterr().err
 
 
+def test_vectors_of_no_text(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    for item in facts["pairs"].values():
+        del item["sets"]["train"]
+    (folder / "data.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert main(["vectors", str(folder)]) == 2
+    assert "has no train set in en" in capsys.readouterr().err
+
+
 def test_nothing_starts_from_a_run_with_a_lexicon_as_if_it_were_plain(
     with_vectors: Path, run_folder: Path, tmp_path: Path
 ) -> None:
