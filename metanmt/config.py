@@ -6,13 +6,13 @@ overrides a key. The help texts of the command line are made from the `setting` 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from metanmt.errors import ConfigError
+from metanmt.limits import check_ranges
 from metanmt.sections import SET, build, checked, merged, override, read_toml, setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
@@ -181,52 +181,6 @@ class FineTuneConfig:
         return replace(self, learning_rate=self.learning_rate or (4e-3 if from_scratch else 1e-3))
 
 
-RANGES = (
-    (
-        "model.universal_entries outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
-        "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
-        "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
-        "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "
-        "fine_tune.soup run.log_every run.keep adapter.rank",
-        1,
-        math.inf,
-        "be at least 1",
-        "Give a positive number.",
-    ),
-    (
-        "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
-        "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
-        "fine_tune.min_updates run.checkpoint_minutes run.seed",
-        0,
-        math.inf,
-        "not be negative",
-        "Give 0 or more.",
-    ),
-    (
-        "outer.learning_rate model.lexicon_temperature adapter.alpha",
-        0,
-        math.inf,
-        "be above 0",
-        "Give a positive number, such as 0.05.",
-    ),
-    (
-        "outer.joint_share outer.first_share outer.parent_share inner.first_order_share inner.multi_step_share "
-        "fine_tune.warmup_share fine_tune.average_share outer.label_smoothing fine_tune.label_smoothing",
-        0,
-        1,
-        "lie between 0 and 1",
-        "Give a share, such as 0.6.",
-    ),
-    (
-        "model.dropout fine_tune.dropout outer.adam_beta2",
-        0,
-        math.nextafter(1, 0),
-        "lie between 0 and 1, and not be 1",
-        "Give a number such as 0.1.",
-    ),
-)
-"""Settings, the least and the largest value they may have, in words, and the remedy."""
-
 LEARNERS_OWN = {
     "inner": tuple(item.name for item in fields(InnerConfig)),
     "outer": ("joint_share", "own_rate_scale"),
@@ -235,6 +189,20 @@ LEARNERS_OWN = {
 
 LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
 FREE = ("batch.micro_tokens", *LOGGING)  # what may change in the middle of a run
+OF_TUNING = tuple(
+    f"fine_tune.{key}"
+    for key in [
+        "metric",
+        "max_epochs",
+        "min_updates",
+        "max_updates",
+        "evaluations",
+        "patience",
+        "dev_sentences",
+        "soup",
+    ]
+)
+"""Settings that meta-validation has of its own, so that a meta-training does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -262,12 +230,7 @@ class Config:
                 f"The inner loop of {outer.learner} has no {self.inner.optimizer.capitalize()}.",
                 "Set inner.optimizer to sgd or sign, or take fomaml.",
             )
-        for keys, low, high, words, remedy in RANGES:
-            for name in keys.split():
-                section, key = name.split(".")
-                value = getattr(getattr(self, section), key)
-                if not low <= value <= high or (value == low and "above" in words):
-                    raise ConfigError(f"{name} must {words}.", remedy)
+        check_ranges(self)
         if outer.parent != "auto" and outer.learner != "transfer":
             raise ConfigError(f"Learner {outer.learner} has no parent.", "Set outer.learner=transfer, or no parent.")
         if outer.first_pairs and outer.learner == "transfer":

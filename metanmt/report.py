@@ -36,7 +36,9 @@ def format_scores(facts: Mapping[str, Any]) -> str:
     """Return an evaluation as `metanmt evaluate` prints it: score, interval and signature of every metric."""
     lines = [f"{facts['pair']} {facts['set']}: {facts['sentences']:,} sentences, {duration(facts['elapsed_seconds'])}"]
     for score in facts["scores"].values():
-        interval = "" if score["interval"] is None else f" (mean {score['mean']:.2f} ± {score['interval']:.2f})"
+        interval = (
+            "" if score["interval"] is None else f" (resampled {score['mean']:.2f} ± {score['interval']:.2f}, 95%)"
+        )
         lines.append(f"{score['name']:8} {score['score']:6.2f}{interval}  {score['signature']}")
     lines.append(f"hypotheses: {facts['hypotheses']}")
     return "\n".join(lines)

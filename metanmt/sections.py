@@ -49,9 +49,12 @@ def read_toml(
     if not path.is_file() and own.is_file() and path.parent in (Path(), *(file.parent for file in chain[-1:])):
         found = own
     if not found.is_file():
-        names = ", ".join(sorted(item.stem for item in shipped.glob("*.toml")))
+        names = sorted(item.stem for item in shipped.glob("*.toml"))
         asked = f", which {chain[-1]} extends" if chain else ""
-        raise ConfigError(f"No {what} {path}{asked}.", f"Give a TOML file, or a shipped one by its name: {names}.")
+        remedy = f"Give a TOML file, or a shipped one by its name: {', '.join(names)}."
+        if (near := did_you_mean(path.name, names)).startswith("Did"):
+            remedy = f"{near} {remedy}"
+        raise ConfigError(f"No {what} {path}{asked}.", remedy)
     try:
         values = tomllib.loads(found.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

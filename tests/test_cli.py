@@ -106,7 +106,7 @@ MISTAKES = {
         "--set adapter.rank=16 is for adapters",
         "model.update=adapters",
     ),
-    "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "not a checkpoint", "meta-train"),
+    "no checkpoint": (["translate", "--model", "{tmp}/no", "--pair", "fi-en"], "no folder", "meta-train"),
 }
 
 
@@ -133,9 +133,9 @@ def test_what_torch_is_not_needed_for_is_said_without(tmp_path: Path) -> None:
         "'xxen' is not a language pair": [*tuning, "xxen", "--out", "o"],
         "there exists already": [*tuning, "xx-en", "--out", "there"],
         "No file dev": [*tuning, "xx-en", "--out", "o", "--dev", "dev"],
-        "nowhere is not a checkpoint": ["translate", "--model", "nowhere", "--pair", "xx-en"],
+        "There is no folder nowhere": ["translate", "--model", "nowhere", "--pair", "xx-en"],
         "No file no.en": ["evaluate", "--model", "m", "--pair", "xx-en", "--source", "xx", "--reference", "no.en"],
-        "run is not a checkpoint": ["analyze", "--init", "run", "--model", "m", "--data", "data", "--pair", "xx-en"],
+        "There is no folder run": ["analyze", "--init", "run", "--model", "m", "--data", "data", "--pair", "xx-en"],
         "there is not a checkpoint": ["export", "--model", "there", "--out", "o"],
         "d is not a prepared data folder": ["meta-train", "tiny", "--data", "d", "--out", "o"],
     }

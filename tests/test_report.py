@@ -53,7 +53,7 @@ def test_format_scores_shows_every_signature_and_interval() -> None:
     }
     assert format_scores(facts).split("\n") == [
         "fi-en test: 1,234 sentences, 1m01s",
-        "BLEU      12.35 (mean 12.30 ± 1.21)  nrefs:1|v".replace("12.35", f"{12.345:.2f}"),
+        "BLEU      12.35 (resampled 12.30 ± 1.21, 95%)  nrefs:1|v".replace("12.35", f"{12.345:.2f}"),
         "TER       70.00  nrefs:1|t",
         "hypotheses: out/fi-en.test.hyp.en",
     ]

@@ -25,7 +25,7 @@ LAYERS = (
     {"meta"},
     {"nmt"},
     {"data"},
-    {"config", "sections", "files", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
+    {"config", "limits", "sections", "files", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
 )
 COMMANDS = (
     "prepare",

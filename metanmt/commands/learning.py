@@ -20,6 +20,7 @@ from metanmt.commands.shared import (
 )
 from metanmt.config import Config, LearnerName, Update, load_config
 from metanmt.errors import ConfigError, UsageError
+from metanmt.limits import check_used
 from metanmt.runlog import duration
 from metanmt.sections import build, override
 
@@ -153,7 +154,7 @@ def _meta_train(arguments: argparse.Namespace) -> None:
     short = {"learner": "outer.learner", "parent": "outer.parent", "lexicon": "model.lexicon"}
     given = [f"{key}={value}" for name, key in short.items() if (value := getattr(arguments, name))]
     config = load_config(path, [*arguments.set, *given])
-    _check_used(config, arguments.set)
+    check_used(config, arguments.set)
     if arguments.resume and arguments.joint_phase:
         raise UsageError("--joint-phase is for a new run.", "Leave it out: --resume goes on from where the run stands.")
     check_at_once(data=arguments.data)
@@ -163,18 +164,6 @@ def _meta_train(arguments: argparse.Namespace) -> None:
         config, arguments.data, arguments.out, resume=arguments.resume, joint_phase=arguments.joint_phase
     )
     show(facts, arguments.json)
-
-
-def _check_used(config: Config, given: list[str]) -> None:
-    """Raise a ConfigError for a setting that changes nothing in a meta-training."""
-    if config.model.head and "head" not in (config.inner.update, config.fine_tune.update):
-        raise ConfigError(
-            "model.head says what update = head moves, and nothing has that here.",
-            "Set inner.update=head (or fine_tune.update=head), or leave it out.",
-        )
-    shape = next((text for text in given if text.startswith("adapter.")), None)
-    if shape and "adapters" not in (config.model.update, config.inner.update, config.fine_tune.update):
-        raise ConfigError(f"--set {shape} is for adapters.", "Add --set model.update=adapters, or leave it out.")
 
 
 def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:

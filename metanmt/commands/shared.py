@@ -111,7 +111,8 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
-        print(f"{key.replace('_', ' '):24} {value:,}" if isinstance(value, (int, float)) else f"{key:24} {value}")
+        shown = f"{value:,}" if isinstance(value, (int, float)) else value
+        print(f"{key.replace('_', ' '):24} {shown}")
 
 
 def positive(text: str) -> int:

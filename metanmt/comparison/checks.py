@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
-from metanmt.config import FREE, differences, load_config
+from metanmt.config import FREE, OF_TUNING, differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -31,6 +31,7 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         MetanmtError: a pair without a test set, a budget that cannot be drawn, a checkpoint of another tokenizer.
     """
     plan = make_plan(compare, store)
+    _check_unseen(plan, store)
     _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in plan.pairs})
     if not compare.draws or len(set(compare.draws)) < len(compare.draws):
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
@@ -55,7 +56,27 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
             folder = checkpoint_folder(Path(arm.checkpoint))
             check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
     _say_costs(plan.arms)
+    sizes = {arm.name: arm.config.model.size for arm in plan.arms if arm.trained and not arm.config.model.checkpoint}
+    if len({*sizes.values()}) > 1:
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        say(f"Note: the models differ in size, of which the cost in target tokens knows nothing: {said}.")
     return plan
+
+
+def _check_unseen(plan: Plan, store: TokenStore) -> None:
+    """Raise a ConfigError for a pair that an arm is trained on; say so of one that chooses checkpoints."""
+    for pair in plan.pairs:
+        role = next((role for role in ("meta-train", "meta-dev") if Pair.parse(pair) in store.pairs(role)), "")
+        learned = [arm.name for arm in plan.arms if arm.trained and pair in (arm.config.outer.pairs or [pair])]
+        if role == "meta-train" and learned:
+            raise ConfigError(
+                f"{pair} is a meta-train pair, which arm {learned[0]} learns from: it is not unseen.",
+                f"Unseen are {', '.join(map(str, store.pairs('meta-test')))}; or leave it out of outer.pairs.",
+            )
+        if role == "meta-train":
+            say(f"Note: {pair} is a meta-train pair: is it unseen by every arm?")
+        if role == "meta-dev":
+            say(f"Note: {pair} is the meta-dev pair, which checkpoints are chosen by: its scores are no fair test.")
 
 
 def _say_costs(arms: Sequence[Arm]) -> None:
@@ -158,9 +179,9 @@ def check_runs(plan: Plan, store: TokenStore, out: Path) -> None:
         run = plan.run(arm, out)
         if not arm.trained or not (run / "config.toml").exists():
             continue
-        remedy = "Give another --out (and --runs), or remove that run."
+        remedy = f'Give another --out (and --runs), remove that run, or take it as it is: checkpoint = "{run}".'
         there = differences(arm.config, load_config(run / "config.toml"))
-        if found := {name: words for name, words in there.items() if name not in FREE}:
+        if found := {name: words for name, words in there.items() if name not in (*FREE, *OF_TUNING)}:
             raise CheckpointError(
                 f"{run} was meta-trained with another configuration than arm {arm.name} has now: "
                 f"{', '.join(found.values())}.",

@@ -161,7 +161,8 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
         tuning = plan.arm(cell.arm).config.fine_tune
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
-        cost = tokens * passes * tuning.soup + TRANSLATION_PASSES * tested
+        adapting = min(tokens * passes, tuning.max_updates * tuning.max_tokens)
+        cost = adapting * tuning.soup + TRANSLATION_PASSES * tested
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs
 

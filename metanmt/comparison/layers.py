@@ -123,6 +123,8 @@ def format_measure(measure: str, value: dict[str, float] | None) -> str:
 
 def format_layers(rows: Sequence[dict[str, Any]]) -> str:
     """Return the tables of what moved, one a measure, arms side by side."""
+    if not any(row["adaptations"] for row in rows):
+        return f"No adaptation on {rows[0]['budget']:,} target words moved a weight: the unadapted model stayed best."
     lines = [
         f"What adapting on {rows[0]['budget']:,} target words moved: mean ± sd over the adaptations (pairs and draws) "
         f"that left the initialisation, {counts(rows)}."

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,12 @@ from metanmt.data.store import TokenStore
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import ConfigError, did_you_mean
 from metanmt.files import digest
+from metanmt.limits import check_used
 from metanmt.nmt.folder import checkpoint_folder
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
+COST = "outer.max_target_tokens"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "average_share", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""
 
@@ -214,22 +217,28 @@ def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
             raise ConfigError(f"Arm {name} is not given once.", "Give it either a learner or a checkpoint.")
         learner = [f"outer.learner={item.learner}"] if item.learner not in ("", SCRATCH) else []
         config = load_config(Path(item.config or compare.config), [*compare.set, *item.set, *learner])
+        if item.learner != SCRATCH:
+            check_used(config, item.set, compare.updates)
         arms.append(Arm(name, item.learner, config, item.checkpoint))
     trained = [arm for arm in arms if arm.trained]
+    for arm in trained:
+        _check_equal("cost", trained[0], arm, _cost)
+        _check_equal("selection of the checkpoint", trained[0], arm, lambda arm: asdict(arm.config.validation))
     for arm in arms:
-        for what, facts in (("cost", _cost(arm)), ("selection of the checkpoint", asdict(arm.config.validation))):
-            if arm.trained and facts != (_cost(trained[0]) if what == "cost" else asdict(trained[0].config.validation)):
-                raise _unequal(what, trained[0], arm)
-        if _selection(arm) != _selection(arms[0]):
-            raise _unequal("selection in fine-tuning", arms[0], arm)
+        _check_equal("selection in fine-tuning", arms[0], arm, _selection)
         starts = {_run_of(other.config.model.checkpoint) for other in trained}  # what they add to it is shown
-        if trained and checkpoint_cost(arm) not in (None, _cost(trained[0])) and starts != {_run_of(arm.checkpoint)}:
-            raise _unequal("cost", trained[0], arm)
+        cost = checkpoint_cost(arm)
+        if trained and cost not in (None, _cost(trained[0])[COST]) and starts != {_run_of(arm.checkpoint)}:
+            raise ConfigError(
+                f"The checkpoint of arm {arm.name} cost {cost:,} target tokens, arm {trained[0].name} is to cost "
+                f"{_cost(trained[0])[COST]:,}: no fair comparison.",
+                f"Set {COST}={cost} under `set` at the top of the file, or leave one of them out.",
+            )
     return tuple(arms)
 
 
-def _cost(arm: Arm) -> int:
-    return arm.config.outer.max_target_tokens
+def _cost(arm: Arm) -> dict[str, Any]:
+    return {COST: arm.config.outer.max_target_tokens}
 
 
 def checkpoint_cost(arm: Arm) -> int | None:
@@ -248,15 +257,18 @@ def _run_of(checkpoint: str) -> Path | None:
     return next((place for place in places if checkpoint and (place / "config.toml").is_file()), None)
 
 
-def _selection(arm: Arm) -> list[Any]:
-    return [getattr(arm.config.fine_tune, key) for key in SELECTION]
+def _selection(arm: Arm) -> dict[str, Any]:
+    return {f"fine_tune.{key}": getattr(arm.config.fine_tune, key) for key in SELECTION}
 
 
-def _unequal(what: str, one: Arm, other: Arm) -> ConfigError:
-    return ConfigError(
-        f"Arms {one.name} and {other.name} differ in their {what}: no fair comparison.",
-        "Set it for all arms, under `set` at the top of the file.",
-    )
+def _check_equal(what: str, one: Arm, other: Arm, of: Callable[[Arm], dict[str, Any]]) -> None:
+    """Raise a ConfigError, with both values, if two arms differ in what must be alike."""
+    ours, theirs = of(one), of(other)
+    if unequal := [f"{key} is {ours[key]!r} and {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]:
+        raise ConfigError(
+            f"Arms {one.name} and {other.name} differ in their {what}: {', '.join(unequal)}. No fair comparison.",
+            "Set it for all arms, under `set` at the top of the file.",
+        )
 
 
 def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -269,8 +270,9 @@ class _Zstandard(io.RawIOBase):
 
 def _conversion(path: Path) -> str:
     """Return how to make UTF-8 of a file that is something else: UTF-16 if it says so, or a guess."""
+    new = path.with_name(f"{path.stem}.utf8{path.suffix}")
     with _open(path) as file:
-        return f"{conversion_of(file.read(2))} {path.name} > NEW"
+        return f"{conversion_of(file.read(2))} {shlex.quote(str(path))} > {shlex.quote(str(new))}"
 
 
 def conversion_of(start: bytes) -> str:

@@ -24,6 +24,7 @@ from metanmt.errors import ConfigError
 from metanmt.meta.weights import trainable_weights
 
 BUCKET_ELEMENTS = 16 << 20  # of one reduction, 64 MiB in float32: large enough for the bandwidth, several in flight
+MISTAKE = 2  # the exit code of one, as in `metanmt.cli`
 LONGEST_WAIT = timedelta(hours=6)  # for the first rank, while it validates
 
 Item = TypeVar("Item")
@@ -52,6 +53,21 @@ class Ranks:
                 f"{self.size} processes cannot share {meta_batch_size} tasks a step.",
                 f"Start at most {meta_batch_size} processes, or set outer.meta_batch_size={self.size}.",
             )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A context in which the first process may find a mistake of the user's: the others then end in silence.
+
+        Without it they would wait for the first, and end with a traceback when it has gone.
+        """
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            others_too = self.total(failed)[0]
+        if others_too:
+            raise SystemExit(MISTAKE)
 
     def command(self, *words: object) -> str:
         """Return a command of metanmt as it is typed, under torchrun where there are many processes."""

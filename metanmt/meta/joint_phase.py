@@ -7,14 +7,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from metanmt.config import LOGGING, Config, differences, load_config
+from metanmt.config import LOGGING, OF_TUNING, Config, differences, load_config
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.files import damage, named_errors, new_folder, read_object, write_digests, write_text
 from metanmt.meta.moments import OWN
 from metanmt.meta.run import JOINT, Run, data_digest
 from metanmt.runlog import say
 
-FREE = {"outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share", *LOGGING}
+FREE = {"outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share", *LOGGING, *OF_TUNING}
 """Settings that a joint phase does not depend on, beside those of the inner loop."""
 ADDED_LATER = shutil.ignore_patterns("evaluation", "ctranslate2-*")
 """What was made of a checkpoint and put into it, and is no part of it."""

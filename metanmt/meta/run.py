@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from metanmt.config import FREE, Config, differences, load_config, located
+from metanmt.config import FREE, OF_TUNING, Config, differences, load_config, located
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
@@ -307,11 +307,11 @@ def _same_as_before(folder: Path, config: Config, digest: str) -> Config | None:
     path = folder / "config.toml"
     before = load_config(path) if path.exists() else None
     found = differences(config, before) if before else {}
-    if changed := [words for name, words in found.items() if name not in FREE]:
-        raise UsageError(
-            f"The configuration differs from that of the run {folder}: {', '.join(changed)}.",
-            f"Resume with the same one: {path}.",
-        )
+    if changed := [words for name, words in found.items() if name not in (*FREE, *OF_TUNING)]:
+        remedy = f"Resume with the same one: {path}."
+        if "outer.max_target_tokens" in found:
+            remedy += f" Its rates follow its length; a longer run can start from it: --set model.checkpoint={folder}"
+        raise UsageError(f"The configuration differs from that of the run {folder}: {', '.join(changed)}.", remedy)
     if data_digest(folder) not in (None, digest):
         raise CheckpointError(f"The run {folder} was trained on other data.", "Give the --data it was started with.")
     return before

@@ -37,6 +37,8 @@ def checkpoint_folder(path: Path) -> Path:
         )
     if is_hub_name(path):
         return fetched(str(path))
+    if not path.exists():
+        raise CheckpointError(f"There is no folder {path}.", "Give one that meta-train or fine-tune wrote.")
     raise CheckpointError(
         f"{path} is not a checkpoint: it has no config.json.", "Give a folder that meta-train or fine-tune wrote."
     )

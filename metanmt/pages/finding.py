@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from metanmt.comparison.plan import SCRATCH
 from metanmt.pages.reading import MEAN, METRICS, Comparison, System
 
 LEADING_METRIC = "chrf"
@@ -52,6 +53,8 @@ def _at_budget(comparison: Comparison, budget: int) -> str:
     value, system, row = scored[0]
     pairs, baseline = comparison.pairs, comparison.found["baseline"]
     where = f"the mean of {len(pairs)} unseen pairs" if len(pairs) > 1 else f"the unseen pair {pairs[0]}"
+    if _level(scored):
+        return f"{_capital(words_of(budget))}, all arms are level on {where}: chrF++ {value:.1f}."
     name = f"{_named(system, budget)}, the baseline," if system.arm == baseline else _named(system, budget)
     text = f"{_capital(words_of(budget))}, {name} scores highest on {where}: chrF++ {value:.1f}."
     if len(scored) == 1:
@@ -86,6 +89,8 @@ def _against(lead: dict[str, float], other: str, comparison: Comparison) -> str:
 def _in_short(comparison: Comparison, budget: int) -> str:
     scored = _scored(comparison, budget)
     value, system, row = scored[0]
+    if _level(scored):
+        return f"{_capital(words_of(budget))}, all arms are level: chrF++ {value:.1f}."
     text = f"{_capital(words_of(budget))}, {_named(system, budget)} leads with chrF++ {value:.1f}"
     lead = row["lead"].get(LEADING_METRIC)
     if lead:
@@ -118,7 +123,13 @@ def _limits(comparison: Comparison) -> list[str]:
 
 
 def _named(system: System, budget: int) -> str:
-    return system.label if budget else system.arm
+    label = system.label if budget else system.arm
+    return f"training from scratch ({label})" if system.arm == SCRATCH else label
+
+
+def _level(scored: list[tuple[float, System, Any]]) -> bool:
+    """Return whether all have the same score, as far as it is shown."""
+    return len(scored) > 1 and f"{scored[0][0]:.1f}" == f"{scored[-1][0]:.1f}"
 
 
 def _capital(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
 SCRATCH = "none"
+FOREIGN = 3  # times as many pieces on the source side as on the target side
 # Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
 OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
 SentencePairs = list[tuple[str, str]]
@@ -213,6 +215,8 @@ def _prepared(
     else:
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
+    if start.init != SCRATCH:
+        _say_if_foreign(train, pair)
     whole = train
     train = usable = _short_enough(train, str(pair), facts)
     if dev is not None:
@@ -249,6 +253,26 @@ def _short_enough(text: Bitext, name: str, facts: dict[str, Any], where: str = "
     if 10 * too_long > len(text):
         say("So many tokens in a sentence: does the vocabulary know this script? From scratch it learns its own.")
     return text.take(usable) if too_long else text
+
+
+def _say_if_foreign(text: Bitext, pair: Pair) -> None:
+    """Say so where the vocabulary spells a language in bytes or letters, as it does a script that it does not know."""
+    source, target = (side.offsets[-1] / len(text) for side in (text.source, text.target))
+    if source > FOREIGN * target:
+        say(
+            f"Note: a sentence takes {source:.0f} pieces in {pair.source} and {target:.0f} in {pair.target}: the "
+            "vocabulary hardly knows the language. Meta-train on a collection that has this text too, whose vocabulary "
+            "will; or try --init none, which learns one of its own."
+        )
+
+
+def _say_how_it_is_read(sentences: SentencePairs, pair: Pair) -> None:
+    """Show the first sentence pair, by which a person sees whether the sides are as they are meant to be."""
+    source, target = (shorten(side, 70, placeholder=" ...") for side in sentences[0])
+    say(f"The first pair:  {pair.source}  {source}  |  {pair.target}  {target}")
+    quoted = sum(all(len(side) > 2 and side[0] == side[-1] == '"' for side in item) for item in sentences)
+    if 10 * quoted > 9 * len(sentences):
+        say("Note: nearly every line is in quotation marks, which count as text: save the table without them.")
 
 
 def _dropped_words(dropped: Mapping[str, int]) -> str:
@@ -291,6 +315,8 @@ def _own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, Sente
     if text.train_files and not kept:
         raise CorpusError("Every training sentence is in the dev set too.", "Give other files by --train or --dev.")
     dropped["also in dev"] = len(own["train"]) - len(kept)
+    if kept:
+        _say_how_it_is_read(kept, pair)
     _note_dropped(dropped, facts)
     return {**own, "train": kept}
 

@@ -58,11 +58,13 @@ def run(
     store = TokenStore.open(data)
     with joined_ranks() as ranks:
         ranks.check(config.outer.meta_batch_size)
-        if ranks.first:
-            check_run(out, config, store.training_digest, resume=resume)
+        with ranks.together():
+            if ranks.first:
+                check_run(out, config, store.training_digest, resume=resume)
         training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
-        phase = JointPhase(joint_phase, config, store.training_digest) if joint_phase and not resume else None
-        files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
+        with ranks.together():
+            phase = JointPhase(joint_phase, config, store.training_digest) if joint_phase and not resume else None
+            files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
             if phase is not None and ranks.first:
                 phase.copy_to(files)

@@ -22,7 +22,6 @@ import pytest
 from metanmt.cli import main
 from metanmt.comparison import compare, execute, tables
 from metanmt.comparison.checks import checked_plan
-from metanmt.comparison.layers import collect_layers, format_layers
 from metanmt.comparison.plan import Cell, load_compare
 from metanmt.comparison.statistics import Difference
 from metanmt.comparison.tables import as_csv, format_comparison, same_sentences
@@ -176,24 +175,6 @@ def test_what_adapting_moved_is_there_for_every_initialisation(finished: tuple[d
 def load(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
-
-
-def test_an_adaptation_that_kept_the_initialisation_is_counted_and_not_averaged(file: Path, data: Path) -> None:
-    plan = checked_plan(load_compare(file), TokenStore.open(data))
-    cells = [cell for cell in plan.cells if cell.arm == "joint" and cell.budget]
-
-    def result(update: int, movement: float) -> dict[str, Any]:
-        layers = [{"layer": "encoder 1", "movement": movement, "cka": 1 - movement}]
-        return {"adaptation": {"best": {"update": update}}, "analysis": {"layers": layers}}
-
-    results = dict(zip(cells, (result(0, 0.0), result(3, 0.5)), strict=True))
-    (row,) = collect_layers(plan, results)
-    assert (row["adaptations"], row["unmoved"]) == (1, 1)
-    assert row["layers"] == [
-        {"layer": "encoder 1", "movement": {"mean": 0.5, "sd": None}, "cka": {"mean": 0.5, "sd": None}}
-    ]
-    assert "joint 1 of 2" in format_layers([row])
-    assert collect_layers(plan, {cells[0]: {"adaptation": {}, "scores": {}}}) == []  # made before there was analysis
 
 
 def test_an_interval_ends_where_scores_do(finished: tuple[dict[str, Any], Path]) -> None:

@@ -27,7 +27,8 @@ MISTAKES = [
     ("budgets = [0, 100]", "budgets = [2]", "too small for fi-en", "zero-shot"),
     ("draws = [1, 2]", "draws = [1, 1]", "The draws are", "once"),
     ("beam = 1", 'pairs = ["fii-en"]', "no pair fii-en", "fi-en"),
-    ("beam = 1", 'pairs = ["de-en"]', "no set 'test'", "train"),
+    ("beam = 1", 'pairs = ["de-en"]', "de-en is a meta-train pair, which arm joint learns from", "fi-en"),
+    ("beam = 1", 'pairs = ["lv-en"]', "no set 'test'", "train"),
     ('["test", "test-late"]', '["test", "test"]', "The test sets are", "once"),
     ('["test", "test-late"]', '["test", "tset"]', "None of fi-en has a set 'tset'", "test"),
     ("beam = 1", 'train_set = "train-bible"', "no set 'train-bible'", "train"),
@@ -50,7 +51,7 @@ MISTAKES = [
     ("beam = 1", "beam = 0", "The beam is 0", "greedy"),
     ("draws = [1, 2]", "draws = [-1]", "A draw is -1", "0 or more"),
     ("beam = 1", 'updates = ["all", "all"]', "The updates are", "once"),
-    ('learner = "fomaml"', 'checkpoint = "nowhere"', "not a checkpoint", "folder"),
+    ('learner = "fomaml"', 'checkpoint = "nowhere"', "no folder nowhere", "meta-train"),
     ('learner = "fomaml"', 'learner = "fomaml"\ncheckpoint = "x"', "not given once", "either"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["outer.max_target_tokens=9"]', "differ in their cost", "top"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["fine_tune.metric=bleu"]', "selection in fine-tuning", "top"),
@@ -65,7 +66,14 @@ MISTAKES = [
     ("beam = 1", 'updates = ["all", "adapters"]', "Arm none is trained from scratch", "Leave out"),
     ("beam = 1", 'updates = ["adaptors"]', "'adaptors'", "adapters"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["inner.update=adapters"]', "'adapters' names no", "all"),
-    ('learner = "fomaml"', 'learner = "fomaml"\nset = [\'model.head=["x"]\']', "model.head names 'x'", "Parts"),
+    (
+        'learner = "fomaml"',
+        'learner = "fomaml"\nset = ["inner.update=head", \'model.head=["x"]\']',
+        "model.head names 'x'",
+        "Parts",
+    ),
+    ('learner = "fomaml"', 'learner = "fomaml"\nset = [\'model.head=["x"]\']', "nothing has that here", "update=head"),
+    ('learner = "joint"', 'learner = "joint"\nset = ["inner.steps=4"]', "with an inner loop", "Leave it out"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["model.update=adapters"]', "no base", "model.checkpoint"),
     (
         'learner = "fomaml"',
@@ -121,7 +129,7 @@ def test_data_takes_the_place_of_a_collection_and_arms_are_merged(tmp_path: Path
 def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Path) -> None:
     """So that a setting which a later version adds leaves old results valid; one that is changed does not."""
     store, digests = TokenStore.open(data), []
-    for more in ("", '\nset = ["inner.hidden=20"]', '\nset = ["inner.hidden=21"]'):
+    for more in ("", '\nset = ["outer.max_skipped=10"]', '\nset = ["outer.max_skipped=11"]'):
         other = file.with_name("defaults.toml")
         other.write_text(file.read_text().replace('learner = "fomaml"', f'learner = "fomaml"{more}'), encoding="utf-8")
         plan = checked_plan(load_compare(other), store)
@@ -183,7 +191,7 @@ def test_a_checkpoint_costs_what_its_run_cost(file: Path, tmp_path: Path) -> Non
 
     arms(equal)
     for place in (dear, dear.parent, dear.resolve()):
-        with pytest.raises(ConfigError, match="Arms joint and mine differ in their cost: no fair"):
+        with pytest.raises(ConfigError, match="arm mine cost 9,000 target tokens, arm joint is to cost 2,000: no fair"):
             arms(place)
     arms(dear, f"model.checkpoint={dear.parent}")
     arms(dear, "outer.max_target_tokens=9_000")

@@ -136,8 +136,8 @@ def test_a_run_is_its_best_checkpoint(saved: Path, tmp_path: Path) -> None:
 
 
 def test_not_a_checkpoint(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(CheckpointError, match=r"is not a checkpoint: it has no config\.json") as error:
+    for path, cause in ((tmp_path, r"is not a checkpoint: it has no config\.json"), (tmp_path / "none", "no folder")):
+        with pytest.raises(CheckpointError, match=cause) as error:
             load_checkpoint(path)
         assert "meta-train or fine-tune" in error.value.remedy
 

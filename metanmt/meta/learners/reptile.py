@@ -28,10 +28,11 @@ class Reptile(Learner):
 
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         super().__init__(initialization, config)
+        name = config.outer.learner.capitalize()
         if self.inner_steps == 1 and self.inner.optimizer == "sgd":
-            say("Reptile with one inner step of SGD is joint training: give it more, such as --set inner.steps=4.")
+            say(f"{name} with one inner step of SGD is joint training: give it more, such as --set inner.steps=4.")
         if config.model.lexicon == "universal":
-            say("Reptile learns the table of a universal lexicon in its joint phase alone: --learner fomaml goes on.")
+            say(f"{name} learns the table of a universal lexicon in its joint phase alone: --learner fomaml goes on.")
 
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the direction from the adapted weights back to the initialisation; there is no query loss."""

@@ -1,0 +1,135 @@
+"""Which values the settings may have, and where each of them means something."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from metanmt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metanmt.config import Config
+
+RANGES = (
+    (
+        "model.universal_entries outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
+        "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
+        "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
+        "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "
+        "fine_tune.soup run.log_every run.keep adapter.rank",
+        1,
+        math.inf,
+        "be at least 1",
+        "Give a positive number.",
+    ),
+    (
+        "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
+        "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
+        "fine_tune.min_updates run.checkpoint_minutes run.seed",
+        0,
+        math.inf,
+        "not be negative",
+        "Give 0 or more.",
+    ),
+    (
+        "outer.learning_rate model.lexicon_temperature adapter.alpha",
+        0,
+        math.inf,
+        "be above 0",
+        "Give a positive number, such as 0.05.",
+    ),
+    (
+        "outer.joint_share outer.first_share outer.parent_share inner.first_order_share inner.multi_step_share "
+        "fine_tune.warmup_share fine_tune.average_share outer.label_smoothing fine_tune.label_smoothing",
+        0,
+        1,
+        "lie between 0 and 1",
+        "Give a share, such as 0.6.",
+    ),
+    (
+        "model.dropout fine_tune.dropout outer.adam_beta2",
+        0,
+        math.nextafter(1, 0),
+        "lie between 0 and 1, and not be 1",
+        "Give a number such as 0.1.",
+    ),
+)
+"""Settings, the least and the largest value they may have, in words, and the remedy."""
+
+USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
+    (
+        "adapter.",
+        lambda config: "adapters" in (config.model.update, config.inner.update, config.fine_tune.update),
+        "is for adapters",
+        "Add --set model.update=adapters, or leave it out.",
+    ),
+    (
+        "model.size",
+        lambda config: not config.model.checkpoint,
+        "is for a model from scratch",
+        "Leave it out: the model is that of model.checkpoint.",
+    ),
+    (
+        "inner.",
+        lambda config: config.outer.learner not in ("joint", "transfer"),
+        "is for a learner with an inner loop",
+        "Leave it out, or choose another --learner.",
+    ),
+    (
+        "inner.hidden",
+        lambda config: config.outer.learner in ("lstm", "learned-optimizer"),
+        "is for the learners with an LSTM",
+        "Leave it out, or choose --learner lstm or learned-optimizer.",
+    ),
+    (
+        "outer.temperature",
+        lambda config: config.outer.task_sampling == "temperature",
+        "is for sampling by temperature",
+        "Add --set outer.task_sampling=temperature, or leave it out.",
+    ),
+    (
+        "outer.first_share",
+        lambda config: bool(config.outer.first_pairs),
+        "is the share of outer.first_pairs, of which there are none",
+        "Add --set outer.first_pairs=..., or leave it out.",
+    ),
+    (
+        "outer.parent_share",
+        lambda config: config.outer.learner == "transfer",
+        "is for --learner transfer",
+        "Leave it out, or choose that learner.",
+    ),
+)
+"""The beginning of a setting's name, whether it changes anything in a configuration, and what to say if not."""
+
+
+def check_ranges(config: Config) -> None:
+    """Raise a ConfigError for a value that no run could use."""
+    for keys, low, high, words, remedy in RANGES:
+        for name in keys.split():
+            section, key = name.split(".")
+            value = getattr(getattr(config, section), key)
+            if not low <= value <= high or (value == low and "above" in words):
+                raise ConfigError(f"{name} must {words}.", remedy)
+
+
+def check_used(config: Config, given: Iterable[str], updates: Iterable[str] = ()) -> None:
+    """Raise a ConfigError for a setting that was given and would change nothing.
+
+    Args:
+        config: what came of them.
+        given: the settings, each "section.key=value".
+        updates: strategies of fine-tuning, beside the configuration's own.
+    """
+    if config.model.head and "head" not in (config.inner.update, config.fine_tune.update, *updates):
+        raise ConfigError(
+            "model.head says what update = head moves, and nothing has that here.",
+            "Set inner.update=head (or fine_tune.update=head), or leave it out.",
+        )
+    for text in given:
+        for beginning, used, reason, remedy in USES:
+            if text.strip().startswith(beginning) and not used(config):
+                if beginning == "adapter." and "adapters" in updates:
+                    continue
+                raise ConfigError(f"--set {text} {reason}.", remedy)
