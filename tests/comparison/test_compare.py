@@ -253,6 +253,12 @@ def test_what_may_change_in_the_middle_of_a_run_may_change_here(
     settings = 'learner = "fomaml"\nset = ["run.keep=3", "batch.micro_tokens=500"]'
     other.write_text(file.read_text().replace('learner = "fomaml"', settings), encoding="utf-8")
     assert compare.dry_run(other, finished[1])["target_tokens"] == 0
+    text = file.read_text().replace("fine_tune.max_epochs=2", "fine_tune.max_epochs=3")
+    assert text != file.read_text()
+    other.write_text(text, encoding="utf-8")
+    again = compare.dry_run(other, finished[1])
+    assert again["target_tokens"] > 0, "adaptations are others then"
+    assert not any(arm["meta_training_target_tokens"] for arm in again["arms"]), "runs are not"
 
 
 def test_a_damaged_result_is_made_again(finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path) -> None:

@@ -174,6 +174,13 @@ def test_the_finding_is_that_of_the_numbers(own_folder: Path) -> None:
         row["lead"] = {}
     write_json(own_folder / "comparison.json", found)
     assert "fomaml, the baseline, scores highest" in " ".join(finding(open_comparison(own_folder)))
+    for row in found["rows"]:
+        for score in row["scores"]["chrf"].values():
+            score["mean"] = 50.0
+    write_json(own_folder / "comparison.json", found)
+    text = " ".join(finding(open_comparison(own_folder)))
+    assert "Adapted on 2,000 target words, all arms are level on the mean of 2 unseen pairs: chrF++ 50.0." in text
+    assert "highest" not in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from safetensors.torch import load_file
 from metanmt.config import Config, load_config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
+from metanmt.errors import UsageError
+from metanmt.meta.distributed import Ranks
 from metanmt.nmt.model import make_model
 from metanmt.recipes import meta_train
 from tests.recipes.conftest import SETTINGS, relative_error
@@ -154,3 +157,28 @@ def test_more_processes_than_tasks(data: Path, tmp_path: Path) -> None:
     assert started.returncode != 0
     assert stderr.count("2 processes cannot share 1 tasks a step") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("mistakes", "ends"), [(0, False), (1, True)])
+def test_the_other_processes_end_with_a_mistake_of_the_first(
+    mistakes: int, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranks, "total", lambda ranks, failed: [mistakes])
+    stopped = None
+    try:
+        with Ranks(rank=1, size=2).together():
+            pass
+    except SystemExit as stop:
+        stopped = stop.code
+    assert stopped == (2 if ends else None)
+    with pytest.raises(UsageError), Ranks(rank=0, size=2).together():
+        raise UsageError("cause", "remedy")
+
+
+def test_a_resumed_run_with_other_settings_is_refused_once(data: Path, run_folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run", symlinks=True))
+    started = torchrun(data, run, "--resume", settings=("inner.steps=3",))
+    _, stderr = started.communicate(timeout=120)
+    assert started.returncode != 0
+    assert stderr.count("The configuration differs from that of the run") == 1
+    assert "Connection closed by peer" not in stderr
