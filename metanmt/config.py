@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from metanmt.errors import ConfigError
 from metanmt.limits import check_ranges
@@ -260,6 +260,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if named and chosen and named != chosen:
         values = {section: _only(section, content, own=False) for section, content in values.items()}
     of_learner = CONFIGS / f"{chosen or named or OuterConfig.learner}.toml"
+    if of_learner.stem in get_args(LearnerName) and not of_learner.is_file():
+        raise ConfigError(f"Learner {of_learner.stem} has no configuration.", f"Write its inner loop: {of_learner}.")
     if of_learner.is_file():
         shipped, _ = read_toml(of_learner, CONFIGS, "configuration")
         values = merged(

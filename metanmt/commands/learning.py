@@ -139,7 +139,11 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
         "--lexicon", choices=["plain", "universal"], help="source embeddings; short for --set model.lexicon=..."
     )
     set_argument(sub)
-    sub.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    sub.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted run, by the same settings: RUN/config.toml has them",
+    )
     sub.add_argument(
         "--joint-phase",
         type=Path,

@@ -114,6 +114,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def is_of_a_lost_process(error: RuntimeError) -> bool:
+    """Return whether an error says that another process is gone: of NCCL by its class, of gloo by its words alone."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     for gradient in gradients:

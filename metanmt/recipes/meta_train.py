@@ -13,7 +13,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import DeviceMemoryError
-from metanmt.meta.distributed import Ranks, joined_ranks
+from metanmt.meta.distributed import Ranks, is_of_a_lost_process, joined_ranks
 from metanmt.meta.joint_phase import JointPhase
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
@@ -248,13 +248,7 @@ class _Training:
         while True:
             try:
                 return outer_step(
-                    self.initialization,
-                    episodes,
-                    self.optimizer,
-                    learner,
-                    self.config.outer,
-                    self.loss,
-                    self.ranks,
+                    self.initialization, episodes, self.optimizer, learner, self.config.outer, self.loss, self.ranks
                 )
             except torch.OutOfMemoryError:
                 half = halved(self.config.batch.micro_tokens)
@@ -338,6 +332,8 @@ class _Training:
         if elsewhere and self.ranks.first and self.state.step:
             self.save()
             say(f"A process failed; step {self.state.step} is saved, and meta-train --resume goes on from it.")
+        if elsewhere and is_of_a_lost_process(error):  # that one says why, or was killed
+            raise SystemExit(1) from None
 
     def summary(self) -> dict[str, Any]:
         """Return what the run cost and reached."""
