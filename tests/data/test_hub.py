@@ -80,7 +80,7 @@ def test_of_weights_that_would_be_unpickled_the_converted_copy_is_taken(
 
 def test_a_folder_beside_others_is_no_name_on_the_hub(no_network: None, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    with pytest.raises(CheckpointError, match="runs/one is not a checkpoint"):
+    with pytest.raises(CheckpointError, match="There is no folder runs/one"):
         checkpoint_folder(Path("runs/one"))
 
 

@@ -35,12 +35,15 @@ def test_a_set_in_chunks_is_the_set_at_once(tmp_path: Path, vocabulary_size: int
     sources, targets, words = [[top], [3, 4], []], [[5], [6, 7, 8], [top, 1]], [1, 70_000, 2]
     chunks = [(sources[:2], targets[:2], words[:2]), (sources[2:], targets[2:], words[2:])]
     sizes = write_bitext(tmp_path, "train", chunks, vocabulary_size)
+    at_once = write_bitext(tmp_path / "at once", "train", [(sources, targets, words)], vocabulary_size)
+    assert sizes == at_once
+    del sizes["digest"]
     assert sizes == {"sentences": 3, "source_tokens": 3, "target_tokens": 6, "target_words": 65_538}
     arrays = [np.load(tmp_path / f"train.{part}.npy", mmap_mode="r") for part in PARTS]
     assert [array.tolist() for array in arrays[:4]] == [[top, 3, 4], [0, 1, 3, 3], [5, 6, 7, 8, top, 1], [0, 1, 4, 6]]
     assert arrays[4].tolist() == [1, 65_535, 2]
     assert arrays[0].dtype == (np.uint16 if vocabulary_size == 1 << 16 else np.uint32)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"train.{part}.npy" for part in PARTS)
+    assert sorted(path.name for path in tmp_path.glob("*.npy")) == sorted(f"train.{part}.npy" for part in PARTS)
 
 
 def test_a_set_of_nothing_can_be_opened(tmp_path: Path) -> None:
