@@ -1,0 +1,42 @@
+"""Limits: a setting that would change nothing is refused, and what the remedy says makes it count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metanmt.config import load_config
+from metanmt.errors import ConfigError
+from metanmt.limits import USES, check_used
+
+IDLE = {
+    "adapter.": (["adapter.rank=4"], ["model.update=adapters", "model.checkpoint=run"]),
+    "model.size": (["model.checkpoint=run", "model.size=base"], ["model.checkpoint="]),
+    "inner.": (["outer.learner=joint", "inner.steps=4"], ["outer.learner=fomaml"]),
+    "inner.hidden": (["inner.hidden=4"], ["outer.learner=lstm"]),
+    "outer.temperature": (["outer.temperature=2"], ["outer.task_sampling=temperature"]),
+    "outer.first_share": (["outer.first_share=0.3"], ['outer.first_pairs=["es-en"]']),
+    "outer.parent_share": (["outer.parent_share=0.3"], ["outer.learner=transfer"]),
+}
+
+
+def test_every_rule_is_tried() -> None:
+    assert [rule[0] for rule in USES] == list(IDLE)
+
+
+@pytest.mark.parametrize("beginning", IDLE)
+def test_a_setting_that_would_change_nothing(beginning: str) -> None:
+    given, mended = IDLE[beginning]
+    with pytest.raises(ConfigError, match=rf"^--set {beginning}") as error:
+        check_used(load_config(Path("tiny"), given), given)
+    assert "leave it out" in error.value.remedy.lower()
+    check_used(load_config(Path("tiny"), [*given, *mended]), [*given, *mended])
+
+
+def test_the_head_moves_by_some_strategy() -> None:
+    config = load_config(Path("tiny"), ['model.head=["shared"]'])
+    with pytest.raises(ConfigError, match="nothing has that here"):
+        check_used(config, [])
+    check_used(config, [], updates=["head"])
+    check_used(load_config(Path("tiny"), ['model.head=["shared"]', "inner.update=head"]), [])
