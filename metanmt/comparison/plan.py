@@ -224,14 +224,15 @@ def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
     for arm in trained:
         _check_equal("cost", trained[0], arm, _cost)
         _check_equal("selection of the checkpoint", trained[0], arm, lambda arm: asdict(arm.config.validation))
+    wanted = trained[0].config.outer.max_target_tokens if trained else None
     for arm in arms:
         _check_equal("selection in fine-tuning", arms[0], arm, _selection)
         starts = {_run_of(other.config.model.checkpoint) for other in trained}  # what they add to it is shown
         cost = checkpoint_cost(arm)
-        if trained and cost not in (None, _cost(trained[0])[COST]) and starts != {_run_of(arm.checkpoint)}:
+        if trained and cost not in (None, wanted) and starts != {_run_of(arm.checkpoint)}:
             raise ConfigError(
                 f"The checkpoint of arm {arm.name} cost {cost:,} target tokens, arm {trained[0].name} is to cost "
-                f"{_cost(trained[0])[COST]:,}: no fair comparison.",
+                f"{wanted:,}: no fair comparison.",
                 f"Set {COST}={cost} under `set` at the top of the file, or leave one of them out.",
             )
     return tuple(arms)

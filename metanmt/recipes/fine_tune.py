@@ -215,10 +215,10 @@ def _prepared(
     else:
         train = tokenized(tokenizer, own["train"], pair)
         dev = tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
-    if start.init != SCRATCH:
-        _say_if_foreign(train, pair)
     whole = train
     train = usable = _short_enough(train, str(pair), facts)
+    if start.init != SCRATCH:
+        _say_if_foreign(train, pair)
     if dev is not None:
         dev = _short_enough(dev, f"The dev set of {pair}", facts, "in dev")
     if text.budget_words is not None:
