@@ -188,21 +188,21 @@ LEARNERS_OWN = {
 """Settings by section of which each learner has its own, in the shipped configuration of its name."""
 
 LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
-FREE = ("batch.micro_tokens", *LOGGING)  # what may change in the middle of a run
-OF_TUNING = tuple(
-    f"fine_tune.{key}"
-    for key in [
-        "metric",
-        "max_epochs",
-        "min_updates",
-        "max_updates",
-        "evaluations",
-        "patience",
-        "dev_sentences",
-        "soup",
-    ]
+FREE = ("batch.micro_tokens", *LOGGING)  # what no result is told apart by
+OF_FINE_TUNING_ALONE = (
+    "fine_tune.metric",
+    "fine_tune.max_epochs",
+    "fine_tune.min_updates",
+    "fine_tune.max_updates",
+    "fine_tune.evaluations",
+    "fine_tune.patience",
+    "fine_tune.dev_sentences",
+    "fine_tune.soup",
 )
-"""Settings that meta-validation has of its own, so that a meta-training does not depend on them."""
+"""Settings that meta-validation, which fine-tunes too, has of its own: a meta-training does not depend on these."""
+
+FREE_IN_A_RUN = (*FREE, *OF_FINE_TUNING_ALONE)
+"""Settings that may change in the middle of a meta-training, which is the same run after as before."""
 
 
 @dataclass(frozen=True)

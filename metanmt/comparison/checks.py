@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
-from metanmt.config import FREE, OF_TUNING, differences, load_config
+from metanmt.config import FREE_IN_A_RUN, differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -181,7 +181,7 @@ def check_runs(plan: Plan, store: TokenStore, out: Path) -> None:
             continue
         remedy = f'Give another --out (and --runs), remove that run, or take it as it is: checkpoint = "{run}".'
         there = differences(arm.config, load_config(run / "config.toml"))
-        if found := {name: words for name, words in there.items() if name not in (*FREE, *OF_TUNING)}:
+        if found := {name: words for name, words in there.items() if name not in FREE_IN_A_RUN}:
             raise CheckpointError(
                 f"{run} was meta-trained with another configuration than arm {arm.name} has now: "
                 f"{', '.join(found.values())}.",

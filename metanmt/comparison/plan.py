@@ -149,7 +149,7 @@ class Plan:
 
 
 def _chosen(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the settings that differ from their defaults, those aside that may change in the middle of a run."""
+    """Return the settings that differ from their defaults, those aside that no result is told apart by."""
     defaults = asdict(Config())
     return {
         section: {

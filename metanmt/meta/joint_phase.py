@@ -7,14 +7,15 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from metanmt.config import LOGGING, OF_TUNING, Config, differences, load_config
+from metanmt.config import LOGGING, OF_FINE_TUNING_ALONE, Config, differences, load_config
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.files import damage, named_errors, new_folder, read_object, write_digests, write_text
 from metanmt.meta.moments import OWN
 from metanmt.meta.run import JOINT, Run, data_digest
 from metanmt.runlog import say
 
-FREE = {"outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share", *LOGGING, *OF_TUNING}
+OF_A_LEARNER = ("outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share")
+NOT_OF_THE_PHASE = {*OF_A_LEARNER, *LOGGING, *OF_FINE_TUNING_ALONE}
 """Settings that a joint phase does not depend on, beside those of the inner loop."""
 ADDED_LATER = shutil.ignore_patterns("evaluation", "ctranslate2-*")
 """What was made of a checkpoint and put into it, and is no part of it."""
@@ -86,7 +87,7 @@ def same_joint_phase(config: Config, other: Config) -> bool:
 def _differences(config: Config, other: Config) -> list[str]:
     """Return the settings that differ and matter, each with both values."""
     found = differences(config, other)
-    return [words for name, words in found.items() if name not in FREE and not name.startswith("inner.")]
+    return [words for name, words in found.items() if name not in NOT_OF_THE_PHASE and not name.startswith("inner.")]
 
 
 def _without_learner(folder: Path) -> None:

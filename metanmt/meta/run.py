@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from metanmt.config import FREE, OF_TUNING, Config, differences, load_config, located
+from metanmt.config import FREE_IN_A_RUN, Config, differences, load_config, located
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
@@ -307,7 +307,7 @@ def _same_as_before(folder: Path, config: Config, digest: str) -> Config | None:
     path = folder / "config.toml"
     before = load_config(path) if path.exists() else None
     found = differences(config, before) if before else {}
-    if changed := [words for name, words in found.items() if name not in (*FREE, *OF_TUNING)]:
+    if changed := [words for name, words in found.items() if name not in FREE_IN_A_RUN]:
         remedy = f"Resume with the same one: {path}."
         if "outer.max_target_tokens" in found:
             remedy += f" Its rates follow its length; a longer run can start from it: --set model.checkpoint={folder}"

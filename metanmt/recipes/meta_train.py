@@ -195,14 +195,18 @@ class _Training:
 
     def stop(self) -> None:
         """End the run before its time, or at it, with a checkpoint; say how it goes on."""
-        folder, step = self.files.folder, self.state.step
+        step = self.state.step
         if self.ranks.first and step > self.saved_step:
             self.save()
         done = self.state.target_tokens >= self.config.outer.max_target_tokens
         if done and self.state.validations >= self.validations_due():
-            raise KeyboardInterrupt(f"Stopped; the run {folder} is complete, {step} steps.")
-        again = [folder / "config.toml", "--data", self.store.folder, "--out", folder, "--resume"]
-        raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {self.ranks.command('meta-train', *again)}")
+            raise KeyboardInterrupt(f"Stopped; the run {self.files.folder} is complete, {step} steps.")
+        raise KeyboardInterrupt(f"Stopped at step {step}; it goes on by: {self.resuming()}")
+
+    def resuming(self) -> str:
+        """Return the command that goes on with this run."""
+        again = "--data", self.store.folder, "--out", self.files.folder, "--resume"
+        return self.ranks.command("meta-train", self.files.folder / "config.toml", *again)
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step and log it; return whether any process was asked to stop."""
@@ -331,7 +335,7 @@ class _Training:
         elsewhere = self.ranks.size > 1 and not isinstance(error, torch.OutOfMemoryError)
         if elsewhere and self.ranks.first and self.state.step:
             self.save()
-            say(f"A process failed; step {self.state.step} is saved, and meta-train --resume goes on from it.")
+            say(f"A process failed; step {self.state.step} is saved; it goes on by: {self.resuming()}")
         if elsewhere and is_of_a_lost_process(error):  # that one says why, or was killed
             raise SystemExit(1) from None
 

@@ -138,6 +138,7 @@ def test_a_process_that_dies_ends_the_job_and_the_run_goes_on(data: Path, tmp_pa
         started.kill()
     assert started.returncode != 0
     assert "SIGKILL" in stderr
+    assert f"it goes on by: torchrun ... -m metanmt meta-train {out / 'config.toml'}" in stderr
     reached = saved_step(out)
     again = torchrun(data, out, "--resume", settings=long)
     deadline = time.monotonic() + 120
