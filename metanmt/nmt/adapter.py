@@ -216,8 +216,14 @@ def adapter_tokenizer(folder: Path) -> Tokenizer:
     """Return the tokenizer of an adapter: that of its base, with the adapter's own language codes."""
     tokenizer = load_tokenizer(open_base(folder).folder)
     if isinstance(tokenizer, PretrainedTokenizer):
-        tokenizer.codes = read_object(folder / BASE_FILE)["codes"]
+        tokenizer.codes = adapter_codes(folder)
     return tokenizer
+
+
+def adapter_codes(folder: Path) -> dict[str, str]:
+    """Return the code that an adapter has for each language, where it differs from ours."""
+    codes: dict[str, str] = read_object(folder / BASE_FILE)["codes"]
+    return codes
 
 
 def open_base(folder: Path) -> Base:

@@ -54,8 +54,10 @@ def run(
     started = time.monotonic()
     manifest = load_manifest(manifest_path, root=root, languages=languages)
     settings = manifest.tokenizer
-    own = _own_folder(tokenizer or settings.pretrained)
-    manifest = replace(manifest, tokenizer=replace(settings, pretrained=str(own or tokenizer or settings.pretrained)))
+    name = tokenizer or settings.pretrained
+    own, codes = _own_folder(name)
+    settings = replace(settings, pretrained=str(own or name), codes={**codes, **settings.codes})
+    manifest = replace(manifest, tokenizer=settings)
     made_from = fingerprint(manifest)
     if not overwrite and (known := _up_to_date(out, made_from)):
         say(f"{out} is up to date: nothing that it is made from has changed")
@@ -101,16 +103,19 @@ def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
     return store.facts
 
 
-def _own_folder(name: str) -> Path | None:
-    """Return where a folder of this package, be it a run, a checkpoint or data, has its tokenizer, if it has one."""
+def _own_folder(name: str) -> tuple[Path | None, dict[str, str]]:
+    """Return where a folder of this package, be it a run, a checkpoint or data, has its tokenizer, if it has one.
+
+    An adapter is stored without: its base has it. It has language codes of its own, which are returned too.
+    """
     for folder in (Path(name, below) for below in ("", "tokenizer", "best", "last") if name):
         if (folder / TOKENIZER_FILE).is_file():
-            return folder
+            return folder, {}
         if is_adapter(folder):
-            from metanmt.nmt.adapter import open_base  # an adapter is stored without: its base has it
+            from metanmt.nmt.adapter import adapter_codes, open_base  # imports torch
 
-            return open_base(folder).folder
-    return None
+            return open_base(folder).folder, adapter_codes(folder)
+    return None, {}
 
 
 def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
@@ -118,7 +123,7 @@ def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
     settings = manifest.tokenizer
     if not settings.pretrained:
         return None
-    found = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained) else None
+    found = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained)[0] else None
     if found is None or isinstance(found, PretrainedTokenizer):
         found = PretrainedTokenizer(settings.pretrained, {**(found.codes if found else {}), **settings.codes})
     elif isinstance(found, SentencePieceTokenizer) and settings.source_form not in ("written", found.source_form):

@@ -17,15 +17,17 @@ from safetensors.torch import load_file
 from metanmt.cli import main
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
 from metanmt.data.cldr import sentence_pairs
+from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, ConfigError, UsageError
-from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.checkpoint import load_checkpoint, load_with_adapter, save_checkpoint
 from metanmt.recipes import analyze, evaluate, export, fine_tune, meta_train, prepare, translate
 from metanmt.recipes.fine_tune import Text
 from scripts.kill_test import differences, fingerprint
+from tests import toy
+from tests.nmt import pretrained
 from tests.recipes.conftest import small_config
 from tests.recipes.test_resume import killed_in_step
-from tests.toy import weights_hash
 
 QUICK = FineTuneConfig(
     update="adapters", max_epochs=1, min_updates=4, max_updates=4, evaluations=1, metric="loss", max_tokens=300,
@@ -114,7 +116,7 @@ def test_a_new_adapter_starts_from_the_base(base: Path, data: Path, tmp_path: Pa
     nothing = adapt(base, data, tmp_path / "nothing", config={"update": "none"})
     assert nothing["updates"] == 0
     assert nothing["history"] == [nothing["best"]]
-    assert weights_hash(load_checkpoint(tmp_path / "nothing")[0]) == weights_hash(load_checkpoint(base)[0])
+    assert toy.weights_hash(load_checkpoint(tmp_path / "nothing")[0]) == toy.weights_hash(load_checkpoint(base)[0])
     patch = adapt(base, data, tmp_path / "patch")
     assert patch["history"][0] == pytest.approx(nothing["best"]), "the unadapted model is the base"
 
@@ -210,7 +212,7 @@ def test_meta_validation_by_adapters(data: Path, tmp_path: Path) -> None:
     names = load_file(tmp_path / "run" / "last" / "model.safetensors").keys()
     assert not [name for name in names if "lora" in name or "base_layer" in name]
     weights = [load_checkpoint(tmp_path / name / "last")[0] for name in ("run", "other")]
-    assert weights_hash(weights[0]) == weights_hash(weights[1]), "validation leaves the training as it is"
+    assert toy.weights_hash(weights[0]) == toy.weights_hash(weights[1]), "validation leaves the training as it is"
     scores = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8") for name in ("run", "other")]
     assert scores[0] != scores[1]
 
@@ -286,3 +288,19 @@ def test_text_is_prepared_for_an_adapter(patch: Path, data: Path, manifest: Path
     """By the tokenizer of its base, as the remedy of fine-tune says."""
     facts = prepare.run(manifest, tmp_path / "new", tokenizer=str(patch))
     assert facts["tokenizer_digest"] == TokenStore.open(data).digest
+
+
+def test_text_is_prepared_with_the_language_codes_of_an_adapter(tmp_path: Path) -> None:
+    """They are the user's; the base has no pair of de and en."""
+    folder = pretrained.make("nllb", tmp_path / "nllb")
+    tokenizer = PretrainedTokenizer(str(folder), pretrained.CODES["nllb"])
+    save_checkpoint(tmp_path / "patch", load_with_adapter(folder, AdapterConfig(rank=2))[0], tokenizer, toy.PAIR)
+    for side, lines in zip(("de", "en"), zip(*toy.lines(20), strict=True), strict=True):
+        (tmp_path / f"train.{side}").write_text("\n".join(lines[:15]), encoding="utf-8")
+        (tmp_path / f"test.{side}").write_text("\n".join(lines[15:]), encoding="utf-8")
+    groups = '[[groups]]\nrole = "meta-test"\npairs = ["de-en"]\ntrain = ["train"]\ntest = ["test"]\n'
+    (tmp_path / "own.toml").write_text(groups, encoding="utf-8")
+    with pytest.raises(UsageError, match="de"):
+        prepare.run(tmp_path / "own.toml", tmp_path / "data", tokenizer=str(folder))
+    facts = prepare.run(tmp_path / "own.toml", tmp_path / "data", tokenizer=str(tmp_path / "patch"))
+    assert facts["tokenizer_digest"] == tokenizer.digest()
