@@ -188,7 +188,7 @@ LEARNERS_OWN = {
 """Settings by section of which each learner has its own, in the shipped configuration of its name."""
 
 LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
-FREE = ("batch.micro_tokens", *LOGGING)  # what no result is told apart by
+FREE = ("batch.micro_tokens", *LOGGING)  # how a run is computed and logged, not what
 OF_FINE_TUNING_ALONE = (
     "fine_tune.metric",
     "fine_tune.max_epochs",

@@ -149,7 +149,7 @@ class Plan:
 
 
 def _chosen(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the settings that differ from their defaults, those aside that no result is told apart by."""
+    """Return the settings that differ from their defaults, but not those of how it is computed and logged."""
     defaults = asdict(Config())
     return {
         section: {

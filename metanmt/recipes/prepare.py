@@ -63,7 +63,7 @@ def run(
         say(f"{out} is up to date: nothing that it is made from has changed")
         return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
     refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=remedy)
-    given = _given_tokenizer(manifest)
+    given = _given_tokenizer(manifest, own)
     if (out / VECTORS).is_dir():
         say(f"Note: the vectors of {out} go with its text; metanmt vectors {out} makes them anew.")
     with new_folder(out, overwrite=overwrite) as folder:
@@ -118,12 +118,17 @@ def _own_folder(name: str) -> tuple[Path | None, dict[str, str]]:
     return None, {}
 
 
-def _given_tokenizer(manifest: Manifest) -> Tokenizer | None:
-    """Return the tokenizer that the manifest names, if it does, and make sure that it knows every language."""
+def _given_tokenizer(manifest: Manifest, own: Path | None) -> Tokenizer | None:
+    """Return the tokenizer that the manifest names, if it does, and make sure that it knows every language.
+
+    Args:
+        manifest: its `tokenizer.pretrained` is a hub name or a folder.
+        own: that folder, if it is one of this package.
+    """
     settings = manifest.tokenizer
     if not settings.pretrained:
         return None
-    found = load_tokenizer(Path(settings.pretrained)) if _own_folder(settings.pretrained)[0] else None
+    found = load_tokenizer(own) if own else None
     if found is None or isinstance(found, PretrainedTokenizer):
         found = PretrainedTokenizer(settings.pretrained, {**(found.codes if found else {}), **settings.codes})
     elif isinstance(found, SentencePieceTokenizer) and settings.source_form not in ("written", found.source_form):

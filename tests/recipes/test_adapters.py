@@ -300,7 +300,7 @@ def test_text_is_prepared_with_the_language_codes_of_an_adapter(tmp_path: Path) 
         (tmp_path / f"test.{side}").write_text("\n".join(lines[15:]), encoding="utf-8")
     groups = '[[groups]]\nrole = "meta-test"\npairs = ["de-en"]\ntrain = ["train"]\ntest = ["test"]\n'
     (tmp_path / "own.toml").write_text(groups, encoding="utf-8")
-    with pytest.raises(UsageError, match="de"):
+    with pytest.raises(UsageError, match="no language code 'de'"):
         prepare.run(tmp_path / "own.toml", tmp_path / "data", tokenizer=str(folder))
     facts = prepare.run(tmp_path / "own.toml", tmp_path / "data", tokenizer=str(tmp_path / "patch"))
     assert facts["tokenizer_digest"] == tokenizer.digest()
