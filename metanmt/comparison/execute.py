@@ -55,6 +55,8 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
         pieces = missing(plan, store, out)
         jobs = job_count(jobs, len(pieces))
         pieces = sharing(plan, out, pieces, jobs)
+        if again := sum((out / piece.item.path / RESULT).exists() for piece in pieces if isinstance(piece.item, Cell)):
+            say(f"Results of other settings, data or another version, or damaged, are made again: {again} in {out}.")
         if jobs > 1:
             say(f"{len(pieces)} pieces of work, {jobs} at a time, each with {thread_count(jobs)} CPU threads")
         with Progress("compare", sum(piece.cost for piece in pieces), "target tokens") as progress:

@@ -261,11 +261,20 @@ def test_what_may_change_in_the_middle_of_a_run_may_change_here(
     assert not any(arm["meta_training_target_tokens"] for arm in again["arms"]), "runs are not"
 
 
-def test_a_damaged_result_is_made_again(finished: tuple[dict[str, Any], Path], file: Path, tmp_path: Path) -> None:
+def test_a_damaged_result_is_made_again(
+    finished: tuple[dict[str, Any], Path],
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = Path(shutil.copytree(finished[1], tmp_path / "out", symlinks=True))
     damaged = next(out.rglob("result.json"))
     damaged.write_text('{"scores": ', encoding="utf-8")
     assert compare.dry_run(file, out)["target_tokens"] > 0
+    monkeypatch.setattr(execute, "run_all", lambda *arguments: None)
+    execute.run(load_compare(file), out)
+    assert "made again: 1 in" in capsys.readouterr().err
 
 
 def test_a_changed_arm_is_refused(finished: tuple[dict[str, Any], Path], file: Path) -> None:
