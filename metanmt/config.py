@@ -40,9 +40,12 @@ class ModelConfig:
         'what update = "head" moves, as parts of parameter names such as "decoder.layers.5"; default: the last layer '
         "of the decoder, its final norm, and the output projection unless that is the embedding matrix",
     )
-    lexicon: Literal["plain", "universal"] = setting(
-        "plain", "source embeddings: a table, or mixtures of universal ones (Gu et al. 2018b; needs metanmt vectors)"
+    lexicon: Literal["plain", "ngrams", "universal"] = setting(
+        "plain",
+        "embeddings: a table; one whose pieces share what is learned of their character n-grams; or in its place, for "
+        "sources, mixtures of universal ones (Gu et al. 2018b; needs metanmt vectors)",
     )
+    ngram_characters: int = setting(4, "of an n-gram at most")
     universal_entries: int = setting(1_000, "universal embeddings at most, of the pivot's commonest pieces")
     lexicon_temperature: float = setting(0.05, "of their mixture; the smaller, the fewer a piece takes part in")
 
@@ -224,6 +227,11 @@ class Config:
             raise ConfigError(
                 "Reptile learns what its inner loop moves, and that is not the table of a universal lexicon.",
                 "Set outer.joint_share above 0, so that joint training learns it before; or choose another learner.",
+            )
+        if self.model.lexicon == "ngrams" and self.model.update == "adapters":
+            raise ConfigError(
+                "Adapters leave the embeddings as they are: there is nothing for n-grams to share.",
+                "Set model.lexicon=plain, or model.update=all.",
             )
         if self.inner.optimizer in ("adam", "muon") and outer.learner not in ("joint", "fomaml", "reptile"):
             raise ConfigError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 RANGES = (
     (
-        "model.universal_entries outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
+        "model.universal_entries model.ngram_characters outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
         "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
         "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
         "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "
@@ -69,6 +69,12 @@ USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         lambda config: not config.model.checkpoint,
         "is for a model from scratch",
         "Leave it out: the model is that of model.checkpoint.",
+    ),
+    (
+        "model.ngram_characters",
+        lambda config: config.model.lexicon == "ngrams",
+        "is for embeddings that share n-grams",
+        "Add --lexicon ngrams, or leave it out.",
     ),
     (
         "inner.",

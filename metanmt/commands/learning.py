@@ -136,7 +136,7 @@ def _meta_train_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--parent", metavar="PAIR", help="for --learner transfer: the parent pair, or auto")
     sub.add_argument(
-        "--lexicon", choices=["plain", "universal"], help="source embeddings; short for --set model.lexicon=..."
+        "--lexicon", choices=["plain", "ngrams", "universal"], help="embeddings; short for --set model.lexicon=..."
     )
     set_argument(sub)
     sub.add_argument(

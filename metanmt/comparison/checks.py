@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
-from metanmt.config import FREE_IN_A_RUN, differences, load_config
+from metanmt.config import FREE_IN_A_RUN, ModelConfig, differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -125,10 +125,10 @@ def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> No
             f"Arm {arm.name} is trained from scratch: update = {min(vain)} leaves it without having learned anything.",
             "Leave out the arm, or that strategy.",
         )
-    if arm.learner == SCRATCH and arm.config.model.lexicon == "universal":
+    if arm.learner == SCRATCH and arm.config.model.lexicon != ModelConfig.lexicon:
         raise ConfigError(
-            f"Arm {arm.name} is trained from scratch: it has no languages to share a universal lexicon.",
-            "Set model.lexicon for the arms that have one.",
+            f"Arm {arm.name} is trained from scratch: it has no languages to share a lexicon.",
+            "Set model.lexicon for the arms that are meta-trained.",
         )
     if "adapters" in updates and (arm.universal or _has_lexicon(arm)):
         raise ConfigError(

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from metanmt.nmt.ngrams import ngrams_of
+
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 OWN = "learner."  # before the names of what the learner learns beside the initialisation
 NOTHING = nn.Module()
@@ -46,4 +48,6 @@ def restore(
 def _learned(model: nn.Module, own: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield every parameter that the optimiser moves, by its name in a checkpoint."""
     yield from model.named_parameters()
+    if sharing := ngrams_of(model):
+        yield "ngrams", sharing.steps
     yield from ((f"{OWN}{name}", parameter) for name, parameter in own.named_parameters())

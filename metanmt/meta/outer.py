@@ -20,6 +20,7 @@ from metanmt.meta.task import Episode
 from metanmt.meta.weights import trainable_weights
 from metanmt.nmt.lexicon import outer_only, set_pair
 from metanmt.nmt.model import clip_gradient
+from metanmt.nmt.ngrams import ngrams_of
 from metanmt.nmt.optimizer import make_optimizer
 from metanmt.runtime import seed_torch
 
@@ -94,17 +95,20 @@ def outer_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfi
     """Return the optimiser of what is learned.
 
     Args:
-        initialization: its trainable weights, those that a lexicon's languages share without decay.
+        initialization: its trainable weights, those that a lexicon's languages share without decay; and what its pieces
+            share, if they do.
         own: what the learner learns beside it; a group with a rate of its own, and no decay towards zero.
         outer: optimiser, rates and decay.
     """
     weights, undecayed = trainable_weights(initialization), outer_only(initialization)
+    sharing = ngrams_of(initialization)
     groups: list[dict[str, Any]] = [
         {"params": [weight for name, weight in weights.items() if name not in undecayed], "rate_scale": 1.0},
         {"params": [weights[name] for name in sorted(undecayed)], "rate_scale": 1.0, "weight_decay": 0.0},
+        {"params": [sharing.steps] if sharing else [], "rate_scale": 1.0, "weight_decay": 0.0},
         {"params": list(own.parameters()), "rate_scale": outer.own_rate_scale, "weight_decay": 0.0},
     ]
-    return make_optimizer(
+    optimizer = make_optimizer(
         outer.optimizer,
         initialization,
         [group for group in groups if group["params"]],
@@ -112,6 +116,9 @@ def outer_optimizer(initialization: nn.Module, own: nn.Module, outer: OuterConfi
         beta2=outer.adam_beta2,
         weight_decay=outer.weight_decay,
     )
+    if sharing:
+        sharing.attach(optimizer)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

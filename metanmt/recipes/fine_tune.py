@@ -195,8 +195,8 @@ def _prepared(
     if start.init == SCRATCH:
         if start.model.lexicon != ModelConfig.lexicon:
             raise ConfigError(
-                "A universal lexicon is shared by the languages of a meta-training; here there is one.",
-                "Leave model.lexicon out, or give the run of meta-train --lexicon universal by --init.",
+                f"A lexicon is shared by the languages of a meta-training; here there is one, and no {start.model.lexicon}.",
+                f"Leave model.lexicon out, or give the run of meta-train --lexicon {start.model.lexicon} by --init.",
             )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])
         network = start.made(tokenizer)

@@ -11,9 +11,9 @@ import torch
 from metanmt.config import Config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
-from metanmt.data.vectors import data_vectors
 from metanmt.errors import DeviceMemoryError
 from metanmt.meta.distributed import Ranks, is_of_a_lost_process, joined_ranks
+from metanmt.meta.initialization import make_initialization
 from metanmt.meta.joint_phase import JointPhase
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
@@ -31,13 +31,11 @@ from metanmt.meta.state import (
     validations_due,
 )
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks, named_pairs
-from metanmt.meta.validation import MetaValidation, check_updates
-from metanmt.nmt.adapter import make_with_adapter
-from metanmt.nmt.lexicon import add_lexicon, hold_correction
+from metanmt.meta.validation import MetaValidation
 from metanmt.nmt.loss import Loss
-from metanmt.nmt.model import move_only, parameter_count
+from metanmt.nmt.model import parameter_count
 from metanmt.runlog import Progress, say
-from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch
+from metanmt.runtime import Interruption, peak_memory_bytes
 
 
 def run(
@@ -93,14 +91,7 @@ class _Training:
         self.first_tasks = [task for task in self.tasks if task.pair in first]
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
-        seed_torch(config.run.seed)
-        self.initialization = make_with_adapter(config.model, config.adapter, self.tokenizer)
-        if config.model.lexicon == "universal":
-            add_lexicon(self.initialization, config.model, data_vectors(store.folder, store.digest))
-        self.initialization.to(device())
-        check_updates(self.initialization, config)
-        move_only(self.initialization, config.model.update)
-        hold_correction(self.initialization)
+        self.initialization = make_initialization(config, store, self.tokenizer)
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )
