@@ -60,7 +60,7 @@ class NgramSharing:
         matrix = [(index, row, len(held) ** -0.5) for index, held in entries for row in held]
         self.table = table
         self.steps = nn.Parameter(torch.zeros(len(rows), table.shape[1], device=table.device))
-        """What an update adds to G (F, d): zero between two, so that E is all there is and the optimiser has moments."""
+        """What an update adds to G (F, d), whose moments the optimiser has; zero between updates, so that E is all."""
         self._spread = _Sparse(matrix, len(table), table.device)
         self._gather = _Sparse([(row, index, value) for index, row, value in matrix], len(rows), table.device)
 
@@ -84,12 +84,12 @@ class NgramSharing:
 
     @torch.no_grad()
     def _move_table(self) -> None:
-        self.table += self._spread @ self.steps
+        self.table.add_(self._spread @ self.steps)
         self.steps.zero_()
 
 
 class _Sparse:
-    """A constant sparse matrix (R, C). Of torch's layouts this product is the fastest on a CPU, and without warnings."""
+    """A constant sparse matrix (R, C), by rows; its product is faster on a CPU than that of torch's sparse layouts."""
 
     def __init__(self, entries: Iterable[tuple[int, int, float]], rows: int, device: torch.device) -> None:
         by_row = sorted(entries)

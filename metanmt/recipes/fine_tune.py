@@ -195,7 +195,7 @@ def _prepared(
     if start.init == SCRATCH:
         if start.model.lexicon != ModelConfig.lexicon:
             raise ConfigError(
-                f"A lexicon is shared by the languages of a meta-training; here there is one, and no {start.model.lexicon}.",
+                f"Languages share a lexicon ({start.model.lexicon}) in meta-training; here there is one.",
                 f"Leave model.lexicon out, or give the run of meta-train --lexicon {start.model.lexicon} by --init.",
             )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else _own_tokenizer(pair, own["train"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,10 +49,16 @@ def test_it_begins_as_the_sum_of_shared_rows() -> None:
         assert torch.equal(embeddings[alone], before[alone]), "it shares nothing"
 
 
-@pytest.mark.parametrize(
-    "make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0)]
-)  # type: ignore[misc]
-def test_an_update_is_that_of_a_sum_of_two_tables(make: type[torch.optim.Optimizer]) -> None:
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.1, weight_decay=0)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_an_update_is_that_of_a_sum_of_two_tables(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> None:
     """The same loss of E and of W + N G, with G from zero, each by the same optimiser."""
     embeddings, matrix = table(), dense(PIECES, 4)
     own = nn.Parameter(embeddings.detach().clone())

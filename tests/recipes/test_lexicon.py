@@ -159,7 +159,7 @@ def test_wrong_combinations_are_refused(data: Path, with_vectors: Path, tmp_path
         meta_train.run(small_config(*SHORT), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     text = fine_tune.Text(data=with_vectors, budget_words=200)
-    with pytest.raises(ConfigError, match="no universal"):
+    with pytest.raises(ConfigError, match=r"share a lexicon .universal"):
         fine_tune.run("none", "fi-en", tmp_path / "t", text, FineTuneConfig(), model=ModelConfig(lexicon="universal"))
     with pytest.raises(ConfigError, match="Reptile learns what"):
         small_config(*LEXICON, "outer.learner=reptile", "outer.joint_share=0")
