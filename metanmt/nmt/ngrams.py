@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -54,15 +54,18 @@ class NgramSharing:
     def __init__(self, table: nn.Parameter, pieces: Sequence[str], special: Collection[int], longest: int) -> None:
         grams = [[] if index in special else sorted(ngrams(piece, longest)) for index, piece in enumerate(pieces)]
         grams += [[]] * (len(table) - len(pieces))
-        counts = Counter(itertools.chain.from_iterable(grams))
-        rows = {gram: row for row, gram in enumerate(sorted(gram for gram, count in counts.items() if count > 1))}
-        entries = [(index, [rows[gram] for gram in held if gram in rows]) for index, held in enumerate(grams)]
-        matrix = [(index, row, len(held) ** -0.5) for index, held in entries for row in held]
+        found = Counter(itertools.chain.from_iterable(grams))
+        rows = {gram: row for row, gram in enumerate(sorted(gram for gram, count in found.items() if count > 1))}
+        held = [[rows[gram] for gram in one if gram in rows] for one in grams]
+        counts = torch.tensor([len(one) for one in held])
+        holders = torch.arange(len(held)).repeat_interleave(counts)
+        columns = torch.tensor(list(itertools.chain.from_iterable(held)), dtype=torch.long)
+        values = counts[holders].float().rsqrt()
         self.table = table
         self.steps = nn.Parameter(torch.zeros(len(rows), table.shape[1], device=table.device))
         """What an update adds to G (F, d), whose moments the optimiser has; zero between updates, so that E is all."""
-        self._spread = _Sparse(matrix, len(table), table.device)
-        self._gather = _Sparse([(row, index, value) for index, row, value in matrix], len(rows), table.device)
+        self._spread = _Sparse(holders, columns, values, len(table), table.device)
+        self._gather = _Sparse(columns, holders, values, len(rows), table.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
@@ -89,14 +92,12 @@ class NgramSharing:
 
 
 class _Sparse:
-    """A constant sparse matrix (R, C), by rows; its product is faster on a CPU than that of torch's sparse layouts."""
+    """A constant sparse matrix (R, C) by its entries; the product is faster on a CPU than that of torch's layouts."""
 
-    def __init__(self, entries: Iterable[tuple[int, int, float]], rows: int, device: torch.device) -> None:
-        by_row = sorted(entries)
-        counts = torch.bincount(torch.tensor([row for row, _, _ in by_row], dtype=torch.long), minlength=rows)
+    def __init__(self, rows: Tensor, columns: Tensor, values: Tensor, count: int, device: torch.device) -> None:
+        order, counts = rows.argsort(stable=True), torch.bincount(rows, minlength=count)
         self.starts = (counts.cumsum(0) - counts).to(device)
-        self.columns = torch.tensor([column for _, column, _ in by_row], dtype=torch.long, device=device)
-        self.values = torch.tensor([value for _, _, value in by_row], dtype=torch.float, device=device)
+        self.columns, self.values = columns[order].to(device), values[order].to(device)
 
     def __matmul__(self, factor: Tensor) -> Tensor:
         """Return the product (R, d) with a dense matrix (C, d)."""
