@@ -45,7 +45,7 @@ class ModelConfig:
         "embeddings: a table; one whose pieces share what is learned of their character n-grams; or in its place, for "
         "sources, mixtures of universal ones (Gu et al. 2018b; needs metanmt vectors)",
     )
-    ngram_characters: int = setting(4, "of an n-gram at most")
+    ngram_characters: int = setting(4, "characters of an n-gram that pieces share, at most")
     universal_entries: int = setting(1_000, "universal embeddings at most, of the pivot's commonest pieces")
     lexicon_temperature: float = setting(0.05, "of their mixture; the smaller, the fewer a piece takes part in")
 

@@ -58,6 +58,7 @@ examples:
   metanmt meta-train tiny --data data --out run-reptile --learner reptile --joint-phase run-joint     the rest of it
   metanmt meta-train maml++ --data data --out run-maml++                     every learner has a configuration
   metanmt meta-train tiny --data data --out run-pt --learner transfer --parent pt-en     from one parent pair
+  metanmt meta-train tiny --data data --out run-ngrams --lexicon ngrams       pieces share their character n-grams
   metanmt meta-train tiny --data data --out run-lexicon --lexicon universal  after `metanmt vectors data`
   metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
   metanmt meta-train tiny --data data --out run-3 --set model.checkpoint=run/best --set model.update=adapters

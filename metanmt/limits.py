@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 RANGES = (
     (
-        "model.universal_entries model.ngram_characters outer.max_target_tokens outer.meta_batch_size "
-        "outer.max_skipped outer.temperature "
+        "model.universal_entries model.ngram_characters "
+        "outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
         "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
         "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
         "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "

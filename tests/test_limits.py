@@ -13,6 +13,7 @@ from metanmt.limits import USES, check_used
 IDLE = {
     "adapter.": (["adapter.rank=4"], ["model.update=adapters", "model.checkpoint=run"]),
     "model.size": (["model.checkpoint=run", "model.size=base"], ["model.checkpoint="]),
+    "model.ngram_characters": (["model.ngram_characters=3"], ["model.lexicon=ngrams"]),
     "inner.": (["outer.learner=joint", "inner.steps=4"], ["outer.learner=fomaml"]),
     "inner.hidden": (["inner.hidden=4"], ["outer.learner=lstm"]),
     "outer.temperature": (["outer.temperature=2"], ["outer.task_sampling=temperature"]),

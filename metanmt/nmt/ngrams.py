@@ -1,13 +1,15 @@
 """Embeddings whose pieces share what is learned of their character n-grams.
 
 An embedding that training never reaches stays as it was drawn, and an unseen language is full of such pieces: of
-Romanian's tokens 15% are hardly ever seen in eighteen other languages. Here the table is a sum,
+Romanian's tokens 15% are hardly ever seen in eighteen other languages (docs/RESULTS.md, "The form of sources"). Here
+the table is a sum,
 
     E = W + N G,    N[x, g] = n(x) ** -0.5 for each of the n(x) n-grams g of piece x,
 
 of a row of its own for every piece (W) and the rows of its n-grams (G). So what is learned of *nacional* reaches
 *național*. The outer loop moves both, each by the gradient of E; what is stored, and what an inner loop and
-fine-tuning move, is the sum: an ordinary table of source, target and output, which any `transformers` loads.
+fine-tuning move, is the sum: an ordinary table, of source, target and output where these are tied, as in every model
+from scratch here.
 
 References: Bojanowski, Grave, Joulin, Mikolov 2017, "Enriching Word Vectors with Subword Information"; Wang, Pham,
 Arthur, Neubig 2019, "Multilingual Neural Machine Translation with Soft Decoupled Encoding".

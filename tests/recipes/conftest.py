@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from metanmt.config import Config
 from metanmt.recipes import meta_train, prepare
+from metanmt.runlog import Progress
 from metanmt.sections import build, override
 
 MANIFEST = """
@@ -51,6 +54,21 @@ SETTINGS = (
 
 def small_config(*more: str) -> Config:
     return build(Config, override({}, [*SETTINGS, *more]), "tests")
+
+
+@contextmanager
+def stopped_at_step(step: int) -> Iterator[None]:
+    """Let a run that is trained within be stopped behind this step, as by Ctrl-C."""
+    plain, made = meta_train._Training.step, 0
+
+    def interrupted(self: meta_train._Training, stop_requested: bool, progress: Progress) -> bool:
+        nonlocal made
+        made += 1
+        return plain(self, stop_requested, progress) or made == step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meta_train._Training, "step", interrupted)
+        yield
 
 
 @pytest.fixture(scope="session")

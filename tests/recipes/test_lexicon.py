@@ -21,7 +21,7 @@ from metanmt.nmt.lexicon import lexicon_of
 from metanmt.recipes import evaluate, export, fine_tune, meta_train, vectors
 from metanmt.recipes.meta_train import _Training
 from scripts.kill_test import differences, fingerprint
-from tests.recipes.conftest import small_config
+from tests.recipes.conftest import small_config, stopped_at_step
 
 LEXICON = ("model.lexicon=universal", "model.universal_entries=100")
 SHORT = (*LEXICON, "outer.max_target_tokens=2500", "validation.times=1")
@@ -113,21 +113,10 @@ def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vec
     assert moved == {"plain.weight", *shared}, "Reptile's direction is where the inner loop went"
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(
-    with_vectors: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_with_the_same_bits(with_vectors: Path, run_folder: Path, tmp_path: Path) -> None:
     config = small_config(*SHORT, "outer.joint_share=0.5")
-    plain, steps = meta_train._Training.step, 0
-
-    def interrupted(self: _Training, *arguments: object) -> bool:
-        nonlocal steps
-        steps += 1
-        return plain(self, *arguments) or steps == 4  # type: ignore[arg-type]
-
-    monkeypatch.setattr(meta_train._Training, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="step 4"):
+    with stopped_at_step(4), pytest.raises(KeyboardInterrupt, match="step 4"):
         meta_train.run(config, with_vectors, tmp_path / "run")
-    monkeypatch.undo()
     meta_train.run(config, with_vectors, tmp_path / "run", resume=True)
     assert differences(fingerprint(run_folder), fingerprint(tmp_path / "run")) == []
 

@@ -12,12 +12,11 @@ from transformers import AutoModelForSeq2SeqLM
 from metanmt.config import FineTuneConfig, LearnerName, ModelConfig
 from metanmt.data.store import TokenStore
 from metanmt.errors import ConfigError
-from metanmt.limits import check_used
 from metanmt.meta.distributed import ALONE
 from metanmt.recipes import fine_tune, meta_train
 from metanmt.recipes.meta_train import _Training
 from scripts.kill_test import differences, fingerprint
-from tests.recipes.conftest import small_config
+from tests.recipes.conftest import small_config, stopped_at_step
 
 SHORT = ("model.lexicon=ngrams", "outer.max_target_tokens=2500", "outer.joint_share=0.5", "validation.times=1")
 
@@ -40,20 +39,9 @@ def test_the_outer_loop_of_every_learner_moves_the_rows_of_ngrams(data: Path, le
     assert not steps.any(), "and all of it is in the table"
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(
-    data: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, steps = meta_train._Training.step, 0
-
-    def interrupted(self: _Training, *arguments: object) -> bool:
-        nonlocal steps
-        steps += 1
-        return plain(self, *arguments) or steps == 4  # type: ignore[arg-type]
-
-    monkeypatch.setattr(meta_train._Training, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="step 4"):
+def test_an_interrupted_run_goes_on_with_the_same_bits(data: Path, run_folder: Path, tmp_path: Path) -> None:
+    with stopped_at_step(4), pytest.raises(KeyboardInterrupt, match="step 4"):
         meta_train.run(small_config(*SHORT), data, tmp_path / "run")
-    monkeypatch.undo()
     meta_train.run(small_config(*SHORT), data, tmp_path / "run", resume=True)
     assert differences(fingerprint(run_folder), fingerprint(tmp_path / "run")) == []
 
@@ -77,8 +65,6 @@ def test_a_run_may_start_from_a_checkpoint_whose_embeddings_stay(data: Path, run
 def test_wrong_combinations_are_refused(data: Path, run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Adapters leave the embeddings"):
         small_config("model.lexicon=ngrams", f"model.checkpoint={run_folder}", "model.update=adapters")
-    with pytest.raises(ConfigError, match="share n-grams"):
-        check_used(small_config("model.ngram_characters=3"), ["model.ngram_characters=3"])
     with pytest.raises(ConfigError, match="ngram_characters"):
         small_config("model.ngram_characters=0")
     text = fine_tune.Text(data, budget_words=200)
