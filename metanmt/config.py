@@ -159,6 +159,9 @@ class FineTuneConfig:
     """Adaptation to one pair with low-resource defaults."""
 
     update: Update = setting("all", "which parameters move")
+    new_pieces: int = setting(
+        0, "pieces of the source language's own, at most, that its text adds to the vocabulary; 0: none"
+    )
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
     learning_rate: float = setting(0.0, "peak learning rate; 0: 1e-3, and from scratch 4e-3")
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
@@ -201,6 +204,7 @@ OF_FINE_TUNING_ALONE = (
     "fine_tune.patience",
     "fine_tune.dev_sentences",
     "fine_tune.soup",
+    "fine_tune.new_pieces",
 )
 """Settings that meta-validation, which fine-tunes too, has of its own: a meta-training does not depend on these."""
 

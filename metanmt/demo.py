@@ -20,6 +20,7 @@ from metanmt.files import read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.nmt.folder import TUNING_FILE
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
+from metanmt.recipes.tuning_text import Text
 from metanmt.report import table
 from metanmt.runlog import duration, say
 
@@ -93,7 +94,7 @@ def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_w
                 init,
                 str(pair),
                 tuned,
-                fine_tune.Text(data=data, budget_words=budget_words),
+                Text(data=data, budget_words=budget_words),
                 config.fine_tune,
                 model=config.model,
                 overwrite=True,

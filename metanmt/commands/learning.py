@@ -199,6 +199,13 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         help="what moves, the rest stays as it is; adapters: a small patch, stored alone; none: nothing, the model is "
         "only evaluated; short for --set fine_tune.update=...",
     )
+    sub.add_argument(
+        "--new-pieces",
+        type=natural,
+        metavar="N",
+        help="let the text add pieces of the source language's own to the vocabulary, N at most; short for "
+        "--set fine_tune.new_pieces=...",
+    )
     set_argument(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint folder")
     sub.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -206,7 +213,8 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _fine_tune_config(arguments: argparse.Namespace) -> Config:
     """Return the settings; one that would change nothing is refused."""
-    update = [f"fine_tune.update={arguments.update}"] if arguments.update else []
+    short = {"update": "fine_tune.update", "new_pieces": "fine_tune.new_pieces"}
+    update = [f"{key}={value}" for name, key in short.items() if (value := getattr(arguments, name)) is not None]
     for text in arguments.set:
         if not text.startswith(("fine_tune.", "adapter.", "run.precision", "batch.micro_tokens", "model.")):
             raise ConfigError(f"--set {text} means nothing to fine-tune.", "It takes fine_tune.KEY; see its --help.")
@@ -247,12 +255,13 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         out=None if arguments.overwrite else arguments.out,
     )
     from metanmt.recipes import fine_tune
+    from metanmt.recipes.tuning_text import Text
 
     facts = fine_tune.run(
         arguments.init,
         arguments.pair,
         arguments.out,
-        fine_tune.Text(
+        Text(
             data=arguments.data,
             train_set=arguments.train_set,
             dev_set=arguments.dev_set,

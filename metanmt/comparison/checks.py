@@ -8,6 +8,7 @@ from pathlib import Path
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
 from metanmt.config import FREE_IN_A_RUN, ModelConfig, differences, load_config
 from metanmt.data.language import Pair
+from metanmt.data.own_pieces import extensible
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
@@ -21,6 +22,7 @@ from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.nmt.model import update_weights
 from metanmt.nmt.tuning import SMALLEST_DEV
+from metanmt.nmt.vocabulary import check_growing
 from metanmt.runlog import say
 
 
@@ -141,6 +143,9 @@ def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> No
             targets(network, arm.config.adapter)
         else:
             update_weights(network, update)
+        if arm.config.fine_tune.new_pieces:
+            extensible(tokenizer)
+            check_growing(network, update, lexicon=arm.universal or _has_lexicon(arm))
     if arm.trained:
         if arm.config.model.update == "adapters":
             add_adapter(network, arm.config.adapter, None)

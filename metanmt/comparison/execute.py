@@ -28,6 +28,7 @@ from metanmt.files import damage, lock_folder, new_folder, read_object, write_js
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.meta.run import JOINT
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
+from metanmt.recipes.tuning_text import Text
 from metanmt.runlog import Progress, say
 from metanmt.runtime import versions
 
@@ -194,7 +195,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
         if cell.budget:
             model = folder / "model"
             config = replace(arm.config, fine_tune=replace(arm.config.fine_tune, update=cast(Update, cell.update)))
-            text = fine_tune.Text(
+            text = Text(
                 data=store.folder,
                 budget_words=cell.budget,
                 train_set=plan.compare.train_set,

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanmt.data.store import Bitext, Side
+from metanmt.data.tokenizer import WORD_START
 
 Ids = NDArray[np.int64]
 Entries = NDArray[np.int64]
 """A dictionary: (n, 2), a source id and a target id each."""
 
-WORD_START = "▁"
 SHORTEST_IDENTICAL = 4  # letters: shorter strings are alike by chance
 LONGEST_ALIGNED = 40  # tokens a side: the links of a sentence pair are the product of both
 MOST_LINKS = 4_000_000  # of one word alignment: a few hundred MiB

@@ -11,7 +11,7 @@ this package, and as a `tokenizers` file that `AutoTokenizer` loads without this
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -23,6 +23,7 @@ from metanmt.files import read_object, write_json
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
 PAD_ID, UNKNOWN_ID, END_ID = 0, 1, 2
+WORD_START = "▁"
 MODEL_FILE = "sentencepiece.model"
 
 
@@ -90,12 +91,12 @@ class SentencePieceTokenizer:
     def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return `[tag, *pieces, end]` for every sentence."""
         first = self._tag_id(pair)
-        return [[first, *ids, END_ID] for ids in self._processor.encode(in_form(sentences, self.source_form))]
+        return [[first, *ids, END_ID] for ids in self.ids(in_form(sentences, self.source_form))]
 
     def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return `[*pieces, end]` for every sentence."""
         self._tag_id(pair)
-        return [[*ids, END_ID] for ids in self._processor.encode(list(sentences))]
+        return [[*ids, END_ID] for ids in self.ids(sentences)]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the sentences; ids up to the first end mark count, special tokens are dropped."""
@@ -113,6 +114,32 @@ class SentencePieceTokenizer:
         """Return the ids of marks, tags and bytes."""
         asked = (self._processor.is_control, self._processor.is_unknown, self._processor.is_byte)
         return [index for index in range(self.vocabulary_size) if any(is_kind(index) for is_kind in asked)]
+
+    def scored_pieces(self) -> dict[str, float]:
+        """Return the pieces of text, bytes aside, with their log-probabilities."""
+        proto = _proto(self._model)
+        return {item.piece: item.score for item in proto.pieces if item.type == item.NORMAL}
+
+    def with_pieces(self, pieces: Mapping[str, float]) -> SentencePieceTokenizer:
+        """Return a tokenizer with these pieces and log-probabilities too; all ids there are stay what they are."""
+        proto = _proto(self._model)
+        for piece, score in pieces.items():
+            proto.pieces.add(piece=piece, score=score)
+        proto.trainer_spec.vocab_size = len(proto.pieces)
+        return SentencePieceTokenizer(proto.SerializeToString(), self.source_form)
+
+    def ids(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Return the pieces of every sentence alone, as it stands, without tag and end mark."""
+        return list(self._processor.encode(list(sentences)))
+
+    def spell(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Return the ids of this vocabulary that spell pieces of another, which need not begin a word."""
+        import sentencepiece
+
+        proto = _proto(self._model)
+        proto.normalizer_spec.add_dummy_prefix = proto.normalizer_spec.remove_extra_whitespaces = False
+        processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+        return list(processor.encode([piece.replace(WORD_START, " ") for piece in pieces]))
 
     def digest(self) -> str:
         """Return the SHA-256 of the SentencePiece model, and of the form of sources if it is not as written."""
@@ -238,12 +265,11 @@ def _fast_tokenizer(model: bytes, source_form: SourceForm, source_tag: str, tag_
 
     It knows sources only: a target that is given to it is put into their form too.
     """
-    from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as FastTokenizer
     from tokenizers.models import Unigram
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = _proto(model)
     fast = FastTokenizer(Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=UNKNOWN_ID, byte_fallback=True))
     fast.normalizer = normalizers.Sequence(
         [
@@ -253,9 +279,9 @@ def _fast_tokenizer(model: bytes, source_form: SourceForm, source_tag: str, tag_
             normalizers.Strip(),
         ]
     )
-    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")
     fast.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="always")]
+        [decoders.ByteFallback(), decoders.Metaspace(replacement=WORD_START, prepend_scheme="always")]
     )
     control = [p.piece for p in proto.pieces if p.type == p.CONTROL]
     fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in [*control, UNKNOWN]])
@@ -265,6 +291,13 @@ def _fast_tokenizer(model: bytes, source_form: SourceForm, source_tag: str, tag_
         special_tokens=[(source_tag, tag_id), (END, END_ID)],
     )
     return fast
+
+
+def _proto(model: bytes) -> Any:
+    """Return a SentencePiece model as the message that it is."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)
 
 
 def _pieces_only(ids: Sequence[int]) -> list[int]:

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 from metanmt.config import ModelConfig
 from metanmt.data.source_form import in_form
-from metanmt.data.tokenizer import Tokenizer
+from metanmt.data.tokenizer import WORD_START, Tokenizer
 
 
 def ngrams(piece: str, longest: int) -> set[str]:
@@ -40,7 +40,7 @@ def ngrams(piece: str, longest: int) -> set[str]:
     [plain] = in_form([piece], "plain")
     starts = range(len(plain))
     parts = {plain[start : start + size] for size in range(1, longest + 1) for start in starts[: len(plain) - size + 1]}
-    return {*parts, f"{plain}$"} - {"▁"}
+    return {*parts, f"{plain}$"} - {WORD_START}
 
 
 class NgramSharing:

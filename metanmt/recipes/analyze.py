@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from metanmt.data.batch import make_batch
 from metanmt.data.language import Pair
@@ -35,9 +36,14 @@ def run(
         raise UsageError("No sentences cannot be represented.", "Give --sentences a positive number.")
     pair, store = Pair.parse(pair_name), TokenStore.open(data)
     bitext = store.bitext(pair, split).head(sentences)
-    models = []
+    models: list[PreTrainedModel] = []
     for path in (before, after):
         model, tokenizer = load_checkpoint(path, pair)
+        if models and tokenizer.vocabulary_size > models[0].config.vocab_size:
+            raise CheckpointError(
+                f"{after} has pieces that {before} has not: their representations are not of the same tokens.",
+                "Analyse an adaptation that was made without --new-pieces.",
+            )
         check_tokenizer(tokenizer, store.digest, str(path), data)
         models.append(model.to(device()))
     shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in models]

@@ -20,6 +20,7 @@ from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.recipes import evaluate, export, fine_tune, meta_train, vectors
 from metanmt.recipes.meta_train import _Training
+from metanmt.recipes.tuning_text import Text
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config, stopped_at_step
 
@@ -133,7 +134,7 @@ def test_fine_tuning_starts_from_it_and_leaves_an_ordinary_checkpoint(
     with_vectors: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     settings = FineTuneConfig(min_updates=4, max_updates=4, max_tokens=200, metric="loss")
-    text = fine_tune.Text(data=with_vectors, budget_words=200)
+    text = Text(data=with_vectors, budget_words=200)
     facts = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, settings)
     assert facts["best"]["loss"] < facts["history"][0]["loss"]
     model, _ = load_checkpoint(tmp_path / "tuned")
@@ -147,7 +148,7 @@ def test_wrong_combinations_are_refused(data: Path, with_vectors: Path, tmp_path
     with pytest.raises(DataError, match="has no vectors"):
         meta_train.run(small_config(*SHORT), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    text = fine_tune.Text(data=with_vectors, budget_words=200)
+    text = Text(data=with_vectors, budget_words=200)
     with pytest.raises(ConfigError, match=r"share a lexicon .universal"):
         fine_tune.run("none", "fi-en", tmp_path / "t", text, FineTuneConfig(), model=ModelConfig(lexicon="universal"))
     with pytest.raises(ConfigError, match="Reptile learns what"):

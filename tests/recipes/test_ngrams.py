@@ -15,6 +15,7 @@ from metanmt.errors import ConfigError
 from metanmt.meta.distributed import ALONE
 from metanmt.recipes import fine_tune, meta_train
 from metanmt.recipes.meta_train import _Training
+from metanmt.recipes.tuning_text import Text
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config, stopped_at_step
 
@@ -49,9 +50,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(data: Path, run_folder: P
 def test_its_checkpoints_are_ordinary_ones(data: Path, run_folder: Path, tmp_path: Path) -> None:
     AutoModelForSeq2SeqLM.from_pretrained(run_folder / "best")
     settings = FineTuneConfig(min_updates=4, max_updates=4, max_tokens=200, metric="loss")
-    facts = fine_tune.run(
-        str(run_folder), "fi-en", tmp_path / "tuned", fine_tune.Text(data, budget_words=200), settings
-    )
+    facts = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", Text(data, budget_words=200), settings)
     assert facts["best"]["loss"] < facts["history"][0]["loss"]
 
 
@@ -67,6 +66,6 @@ def test_wrong_combinations_are_refused(data: Path, run_folder: Path, tmp_path: 
         small_config("model.lexicon=ngrams", f"model.checkpoint={run_folder}", "model.update=adapters")
     with pytest.raises(ConfigError, match="ngram_characters"):
         small_config("model.ngram_characters=0")
-    text = fine_tune.Text(data, budget_words=200)
+    text = Text(data, budget_words=200)
     with pytest.raises(ConfigError, match=r"share a lexicon .ngrams"):
         fine_tune.run("none", "fi-en", tmp_path / "t", text, FineTuneConfig(), model=ModelConfig(lexicon="ngrams"))

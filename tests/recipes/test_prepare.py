@@ -16,6 +16,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError
 from metanmt.recipes import fine_tune, prepare
+from metanmt.recipes.tuning_text import Text
 from tests.recipes.conftest import small_config
 
 
@@ -90,7 +91,7 @@ def test_text_is_tokenized_for_a_run_that_is_to_be_fine_tuned(
     mine.write_text(MINE.replace("vocabulary_size = 330", f'pretrained = "{folder}"'), encoding="utf-8")
     assert prepare.run(mine, tmp_path / "same")["tokenizer_digest"] == facts["tokenizer_digest"]
     settings = small_config("fine_tune.min_updates=4", "fine_tune.max_updates=4").fine_tune
-    text = fine_tune.Text(data=tmp_path / "new", train_set="train")
+    text = Text(data=tmp_path / "new", train_set="train")
     adapted = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, settings)
     assert adapted["updates"] == 4
 

@@ -1,0 +1,75 @@
+"""Pieces of a language's own, for a vocabulary that was learned from other languages or from little of this one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
+
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, train_tokenizer
+from metanmt.errors import ConfigError
+
+NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
+COVERAGES = (0.9995, 0.98)  # shares of characters with a piece; the first that fits is taken, the rest stays in bytes
+FEWEST = 2  # uses of a piece in the text, or nothing can be learned of it
+
+
+def extensible(tokenizer: Tokenizer) -> SentencePieceTokenizer:
+    """Return a tokenizer that can be given new pieces.
+
+    Raises:
+        ConfigError: it is that of a pretrained checkpoint.
+    """
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return tokenizer
+    raise ConfigError(
+        "New pieces are for a vocabulary that metanmt learned, not for that of a pretrained checkpoint.",
+        "Leave fine_tune.new_pieces (--new-pieces) out.",
+    )
+
+
+def with_own_pieces(
+    tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], most: int
+) -> tuple[SentencePieceTokenizer, list[list[int]]]:
+    """Return a vocabulary with pieces of the source language's own behind those that are there, whose ids stay.
+
+    And the ids that spelled each new piece so far.
+
+    They are those of a unigram model of the sources alone (Kudo 2018) that the vocabulary lacks and that are used
+    twice or more, with the probabilities that they have there. Targets are cut as before: a piece that would be used
+    in them is left out.
+
+    Args:
+        tokenizer: the vocabulary, one of ours.
+        sources: sentences of the language, in the tokenizer's form of sources.
+        targets: their translations.
+        most: pieces of that unigram model, so that no more than these are new.
+
+    Raises:
+        ConfigError: not even the commonest characters of the text are so few, or as `extensible` says.
+    """
+    tokenizer = extensible(tokenizer)
+    learned = _unigram(sources, most).scored_pieces()
+    known = set(tokenizer.pieces())
+    new = {piece: score for piece, score in learned.items() if piece not in known}
+    in_targets = _used(tokenizer.with_pieces(new), targets)
+    new = {piece: score for piece, score in new.items() if piece not in in_targets}
+    used = _used(tokenizer.with_pieces(new), sources)
+    new = {piece: score for piece, score in new.items() if used[piece] >= FEWEST}
+    return tokenizer.with_pieces(new), tokenizer.spell(list(new))
+
+
+def _unigram(sources: Sequence[str], most: int) -> SentencePieceTokenizer:
+    for coverage in COVERAGES:
+        with suppress(ConfigError):
+            return train_tokenizer(iter(sources), [], most + NO_TEXT, coverage)
+    raise ConfigError(
+        f"{most} pieces are too few for the characters of the text.", "Give fine_tune.new_pieces a larger number."
+    )
+
+
+def _used(tokenizer: SentencePieceTokenizer, sentences: Sequence[str]) -> Counter[str]:
+    """Return how often each piece is used."""
+    pieces = tokenizer.pieces()
+    return Counter(pieces[index] for index in chain.from_iterable(tokenizer.ids(sentences)))

@@ -1,0 +1,258 @@
+"""The text of a fine-tuning: sets of a data folder or a user's own files, drawn from, tokenised, held out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+
+from metanmt.data.cleaning import CleaningRules, clean, clean_held_out
+from metanmt.data.language import Pair
+from metanmt.data.leakage import HeldOut
+from metanmt.data.manifest import kind_of
+from metanmt.data.own_files import detect_source
+from metanmt.data.own_pieces import with_own_pieces
+from metanmt.data.sources import read_pairs
+from metanmt.data.store import Bitext, Side, TokenStore
+from metanmt.data.tokenizer import Tokenizer, train_tokenizer
+from metanmt.errors import ConfigError, CorpusError, UsageError
+from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
+from metanmt.runlog import say
+
+FOREIGN = 3  # times as many pieces on the source side as on the target side
+# Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
+OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
+GIVE_PIECES = "Give it pieces of the language's own: --new-pieces 2000."
+SentencePairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where the text of a fine-tuning comes from: sets of a data folder, or a user's own files."""
+
+    data: Path | None = None
+    train_set: str = "train"
+    dev_set: str = "dev"
+    budget_words: int | None = None
+    train_files: Sequence[Path] = ()
+    dev_files: Sequence[Path] = ()
+
+    def check(self) -> None:
+        """Raise a UsageError if it is not given once, if there are two uses for a set, or none."""
+        if bool(self.data) == bool(self.train_files):
+            raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
+        if self.data and self.dev_files:
+            raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
+        if self.train_files and (self.train_set, self.dev_set) != (Text.train_set, Text.dev_set):
+            raise UsageError(
+                "--train-set and --dev-set name sets of a data folder.", "Leave them out, or give --data for --train."
+            )
+        if self.data and self.train_set == self.dev_set:
+            raise UsageError(
+                f"The set {self.train_set!r} is to be adapted on and chosen by.",
+                "Give another --dev-set, or --train-set.",
+            )
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """What is adapted on and chosen by, and the tokenizer of both."""
+
+    train: Bitext
+    dev: Bitext
+    tokenizer: Tokenizer
+    spelled: Sequence[Sequence[int]] = ()  # of every piece that the tokenizer has gained: its ids before
+
+
+def text_to_adapt_on(
+    pair: Pair,
+    text: Text,
+    store: TokenStore | None,
+    own: Mapping[str, SentencePairs],
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+    *,
+    new_pieces: int,
+    seed: int,
+) -> Tokenised:
+    """Return the text as the model reads it.
+
+    Args:
+        pair: which pair.
+        text: where it comes from.
+        store: the data folder, if it comes from one; or
+        own: the sentence pairs of the user's files, by "train" and "dev".
+        tokenizer: of the model, and of the data folder.
+        facts: what was drawn, dropped and held out is noted in it, and what the tokenizer has gained.
+        new_pieces: of the language's own, at most, that the tokenizer is to have beside its own.
+        seed: of the budget's draw, and of what is held out.
+    """
+    train, dev = _whole_sets(pair, text, store, own, tokenizer, facts)
+    whole = train
+    if not new_pieces:  # with them a sentence is shorter
+        train = _short_enough(train, str(pair), facts)
+    usable = train
+    if text.budget_words is not None:
+        if text.budget_words < 1:
+            raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
+        words, most = (int(part.target_words.sum(dtype="int64")) for part in (whole, usable))
+        # A budget of the whole set is one of all that is short enough.
+        budget = min(text.budget_words, most) if text.budget_words <= words else text.budget_words
+        train = train.draw(budget, seed, pair)
+        facts["budget_words"] = text.budget_words
+    if dev is None:
+        before = len(train)
+        if text.budget_words is not None and before < 2 * SMALLEST_DEV <= len(usable):
+            raise UsageError(
+                f"--budget {text.budget_words} draws {before} of {len(usable):,} sentence pairs: too few to adapt on "
+                "and to choose by.",
+                f"Give a larger --budget, of at least {2 * SMALLEST_DEV} pairs.",
+            )
+        train, dev = hold_out(train, tokenizer, seed)
+        say(f"No dev set: {len(dev)} sentence pairs are held out to choose by")
+        _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
+    read = Tokenised(train, dev, tokenizer)
+    if new_pieces:
+        read = _with_new_pieces(read, pair, new_pieces, facts)
+        read = replace(read, train=_short_enough(read.train, str(pair), facts))
+    return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", facts, "in dev"))
+
+
+def _whole_sets(
+    pair: Pair,
+    text: Text,
+    store: TokenStore | None,
+    own: Mapping[str, SentencePairs],
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+) -> tuple[Bitext, Bitext | None]:
+    """Return what there is to adapt on, and the dev set if there is one."""
+    if store is None:
+        return tokenized(tokenizer, own["train"], pair), tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
+    optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
+    train, dev = store.bitext(pair, text.train_set), None if optional else store.bitext(pair, text.dev_set)
+    for name, use in ((text.train_set, "is adapted on"), (text.dev_set, "chooses the weights")):
+        if kind_of(name) == "test":
+            say(f"Note: {name!r} {use}, so it is no test set any more for this model.")
+    facts |= {"train_set": text.train_set, "dev_set": None if dev is None else text.dev_set}
+    return train, dev
+
+
+def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any]) -> Tokenised:
+    """Return the text with its sources cut by a vocabulary that has pieces of the language's own too."""
+    sources, dev_sources, targets = (
+        _texts(side, read.tokenizer) for side in (read.train.source, read.dev.source, read.train.target)
+    )
+    grown, spelled = with_own_pieces(read.tokenizer, sources, targets, most)
+    train = replace(read.train, source=Side.of(grown.encode_source(sources, pair)))
+    dev = replace(read.dev, source=Side.of(grown.encode_source(dev_sources, pair)))
+    before, after = (float(part.source.offsets[-1]) / len(part) for part in (read.train, train))
+    say(f"{len(spelled):,} new pieces of {pair.source}: a sentence takes {after:.1f} instead of {before:.1f}")
+    facts |= {"new_pieces": len(spelled), "source_tokens_a_sentence": {"before": before, "after": after}}
+    return Tokenised(train, dev, grown, spelled)
+
+
+def _texts(side: Side, tokenizer: Tokenizer) -> list[str]:
+    return tokenizer.decode([side.sentence(index).tolist() for index in range(len(side.offsets) - 1)])
+
+
+def _short_enough(text: Bitext, name: str, facts: dict[str, Any], where: str = "") -> Bitext:
+    """Return the text without the pairs that are too long for a model with so many positions, which are noted."""
+    usable = text.shorter_than(MAX_SENTENCE_TOKENS)
+    if not len(usable):
+        raise CorpusError(f"{name} has no usable sentence pair.", "Give more, or shorter, sentences.")
+    too_long = len(text) - len(usable)
+    _note_dropped({f"over {MAX_SENTENCE_TOKENS} tokens {where}".rstrip(): too_long}, facts)
+    if 10 * too_long > len(text):
+        say(f"So many tokens in a sentence: does the vocabulary know this script? {GIVE_PIECES}")
+    return text.take(usable) if too_long else text
+
+
+def say_if_foreign(text: Bitext, pair: Pair) -> None:
+    """Say so where the vocabulary spells a language in bytes or letters, as it does a script that it does not know."""
+    source, target = (side.offsets[-1] / len(text) for side in (text.source, text.target))
+    if source > FOREIGN * target:
+        say(
+            f"Note: a sentence takes {source:.0f} pieces in {pair.source} and {target:.0f} in {pair.target}: the "
+            f"vocabulary hardly knows the language. {GIVE_PIECES}"
+        )
+
+
+def _say_how_it_is_read(sentences: SentencePairs, pair: Pair) -> None:
+    """Show the first sentence pair, by which a person sees whether the sides are as they are meant to be."""
+    source, target = (shorten(side, 70, placeholder=" ...") for side in sentences[0])
+    say(f"The first pair:  {pair.source}  {source}  |  {pair.target}  {target}")
+    quoted = sum(all(len(side) > 2 and side[0] == side[-1] == '"' for side in item) for item in sentences)
+    if 10 * quoted > 9 * len(sentences):
+        say("Note: nearly every line is in quotation marks, which count as text: save the table without them.")
+
+
+def _dropped_words(dropped: Mapping[str, int]) -> str:
+    """Return how many pairs were left out and why, in words; "" for none."""
+    found = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+    return f"Dropped: {found}" if found else ""
+
+
+def _note_dropped(dropped: Mapping[str, int], facts: dict[str, Any]) -> None:
+    """Say how many pairs were left out and why, and keep it."""
+    found = {reason: count for reason, count in dropped.items() if count}
+    if found:
+        facts["dropped"] = {**facts.get("dropped", {}), **found}
+        say(_dropped_words(found))
+
+
+def own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, SentencePairs]:
+    """Return the cleaned pairs of a user's files; a train sentence that occurs in dev is dropped."""
+    own: dict[str, SentencePairs] = {"train": [], "dev": []}
+    dropped: Counter[str] = Counter()
+    held_out = HeldOut()
+    for name, files in (("dev", text.dev_files), ("train", text.train_files)):
+        if files:
+            raw = read_pairs(detect_source(files, pair), pair)
+            if name == "dev":
+                own[name] = list(clean_held_out(raw, dropped))
+                dropped = Counter({f"{reason} in dev": count for reason, count in dropped.items()})
+            else:
+                own[name] = list(clean(raw, CleaningRules(), dropped))
+            if not own[name]:
+                words = _dropped_words(dropped)
+                raise CorpusError(
+                    f"No sentence pair is left of {', '.join(map(str, files))} after cleaning."
+                    + (f" {words}." if words else ""),
+                    "Check that both sides hold text, line by line.",
+                )
+    for item in own["dev"]:
+        held_out.add(*item)
+    kept = [item for item in own["train"] if not held_out.leaks(*item)]
+    if text.train_files and not kept:
+        raise CorpusError("Every training sentence is in the dev set too.", "Give other files by --train or --dev.")
+    dropped["also in dev"] = len(own["train"]) - len(kept)
+    if kept:
+        _say_how_it_is_read(kept, pair)
+    _note_dropped(dropped, facts)
+    return {**own, "train": kept}
+
+
+def own_tokenizer(pair: Pair, sentences: SentencePairs) -> Tokenizer:
+    """Return a tokenizer of the training text, as small as its script allows; rare characters are spelled in bytes."""
+    for size, coverage in OWN_VOCABULARIES:
+        say(f"From scratch: learning a vocabulary of at most {size:,} pieces from the training text")
+        with suppress(ConfigError):
+            return train_tokenizer((side for item in sentences for side in item), [pair.target], size, coverage)
+    raise CorpusError("The text has more characters than a vocabulary has room for.", "Is it text, in UTF-8?")
+
+
+def tokenized(tokenizer: Tokenizer, sentences: SentencePairs, pair: Pair) -> Bitext:
+    """Return sentence pairs as ids in memory."""
+    source, target = ([item[side] for item in sentences] for side in (0, 1))
+    return Bitext(
+        Side.of(tokenizer.encode_source(source, pair)),
+        Side.of(tokenizer.encode_target(target, pair)),
+        np.array([len(sentence.split()) for sentence in target]),
+    )

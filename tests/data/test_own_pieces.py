@@ -1,0 +1,75 @@
+"""New pieces of a language's own: what they change, and what they must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from metanmt.data.own_pieces import FEWEST, with_own_pieces
+from metanmt.data.tokenizer import SentencePieceTokenizer
+from metanmt.errors import ConfigError
+from tests import toy
+from tests.data.test_tokenizer import everything
+
+GEORGIAN, ENGLISH = map(list, zip(*toy.lines(120, language="ka"), strict=True))
+MOST = 150
+
+
+@pytest.fixture(scope="module")
+def grown(tokenizer: SentencePieceTokenizer) -> SentencePieceTokenizer:
+    return with_own_pieces(tokenizer, GEORGIAN, ENGLISH, MOST)[0]
+
+
+def test_what_was_there_stays(tokenizer: SentencePieceTokenizer, grown: SentencePieceTokenizer) -> None:
+    assert grown.pieces()[: tokenizer.vocabulary_size] == tokenizer.pieces()
+    assert 0 < grown.vocabulary_size - tokenizer.vocabulary_size <= MOST
+    assert (grown.targets, grown.special_ids()) == (tokenizer.targets, tokenizer.special_ids())
+    assert grown.ids(ENGLISH) == tokenizer.ids(ENGLISH), "targets are cut as the model has learned to write them"
+    assert grown.digest() != tokenizer.digest()
+
+
+def test_sentences_take_fewer_pieces_and_say_the_same(
+    tokenizer: SentencePieceTokenizer, grown: SentencePieceTokenizer
+) -> None:
+    cut, before = (one.ids(GEORGIAN) for one in (grown, tokenizer))
+    assert sum(map(len, cut)) < 0.3 * sum(map(len, before)), "three bytes a letter, before"
+    assert grown.decode(cut) == tokenizer.decode(before) == GEORGIAN
+
+
+def test_every_new_piece_is_used_where_it_is_learned(
+    tokenizer: SentencePieceTokenizer, grown: SentencePieceTokenizer
+) -> None:
+    used = [index for ids in grown.ids(GEORGIAN) for index in ids]
+    assert min(used.count(index) for index in range(tokenizer.vocabulary_size, grown.vocabulary_size)) >= FEWEST
+
+
+def test_new_pieces_are_spelled_by_those_that_are_there(tokenizer: SentencePieceTokenizer) -> None:
+    grown, spelled = with_own_pieces(tokenizer, GEORGIAN, ENGLISH, MOST)
+    texts = [piece.replace("▁", " ") for piece in grown.pieces()[tokenizer.vocabulary_size :]]
+    assert any(text.startswith(" ") for text in texts)
+    assert not all(text.startswith(" ") for text in texts)
+    for text, ids in zip(texts, spelled, strict=True):
+        assert all(index < tokenizer.vocabulary_size for index in ids)
+        assert text.strip() == tokenizer.decode([ids])[0].strip()
+    assert [len(ids) for ids in spelled if len(ids) == 1] == [], "a single piece would not be new"
+
+
+def test_auto_tokenizer_gives_the_same_ids(grown: SentencePieceTokenizer, tmp_path: Path) -> None:
+    grown.save(tmp_path, toy.PAIR)
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert grown.encode_source(everything(), toy.PAIR) == plain(everything())["input_ids"]
+    assert len(plain) == grown.vocabulary_size
+
+
+def test_too_few_pieces_for_the_script_are_refused(tokenizer: SentencePieceTokenizer) -> None:
+    with pytest.raises(ConfigError, match="5 pieces are too few for the characters"):
+        with_own_pieces(tokenizer, GEORGIAN, ENGLISH, 5)
+
+
+def test_a_language_that_is_known_gains_few(tokenizer: SentencePieceTokenizer) -> None:
+    """What its own text has learned already is not learned again."""
+    german, english = map(list, zip(*toy.lines(300), strict=True))
+    grown, _ = with_own_pieces(tokenizer, german, english, 100)
+    assert grown.vocabulary_size - tokenizer.vocabulary_size < 50
