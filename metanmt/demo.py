@@ -19,8 +19,8 @@ from metanmt.errors import UsageError
 from metanmt.files import read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.nmt.folder import TUNING_FILE
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
-from metanmt.recipes.tuning_text import Text
 from metanmt.report import table
 from metanmt.runlog import duration, say
 

@@ -254,8 +254,8 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         texts=[arguments.train, arguments.dev],
         out=None if arguments.overwrite else arguments.out,
     )
+    from metanmt.nmt.tuning_text import Text
     from metanmt.recipes import fine_tune
-    from metanmt.recipes.tuning_text import Text
 
     facts = fine_tune.run(
         arguments.init,

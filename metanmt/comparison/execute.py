@@ -27,8 +27,8 @@ from metanmt.errors import ConfigError
 from metanmt.files import damage, lock_folder, new_folder, read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.meta.run import JOINT
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
-from metanmt.recipes.tuning_text import Text
 from metanmt.runlog import Progress, say
 from metanmt.runtime import versions
 

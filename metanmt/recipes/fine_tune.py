@@ -27,8 +27,8 @@ from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
+from metanmt.nmt.tuning_text import Text, Tokenised, own_files, own_tokenizer, say_if_foreign, text_to_adapt_on
 from metanmt.nmt.vocabulary import check_growing, grow_embeddings
-from metanmt.recipes.tuning_text import Text, Tokenised, own_files, own_tokenizer, say_if_foreign, text_to_adapt_on
 from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 

@@ -21,8 +21,8 @@ from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, ConfigError, UsageError
 from metanmt.nmt.checkpoint import load_checkpoint, load_with_adapter, save_checkpoint
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import analyze, evaluate, export, fine_tune, meta_train, prepare, translate
-from metanmt.recipes.tuning_text import Text
 from scripts.kill_test import differences, fingerprint
 from tests import toy
 from tests.nmt import pretrained

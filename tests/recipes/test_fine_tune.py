@@ -17,8 +17,8 @@ from metanmt.data.cldr import sentence_pairs
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, CorpusError, MetanmtError, UsageError
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import fine_tune, prepare
-from metanmt.recipes.tuning_text import Text
 
 QUICK = FineTuneConfig(max_epochs=1, min_updates=4, max_updates=4, evaluations=1, metric="loss", max_tokens=300)
 

@@ -18,9 +18,9 @@ from metanmt.errors import CheckpointError, ConfigError, DataError, UsageError
 from metanmt.meta.distributed import ALONE
 from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.lexicon import lexicon_of
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, export, fine_tune, meta_train, vectors
 from metanmt.recipes.meta_train import _Training
-from metanmt.recipes.tuning_text import Text
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config, stopped_at_step
 

@@ -14,8 +14,8 @@ from metanmt.comparison.execute import run as compare
 from metanmt.comparison.plan import load_compare
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, ConfigError
+from metanmt.nmt.tuning_text import GIVE_PIECES, Text
 from metanmt.recipes import analyze, evaluate, fine_tune
-from metanmt.recipes.tuning_text import GIVE_PIECES, Text
 from tests import toy
 from tests.recipes.test_fine_tune import QUICK
 

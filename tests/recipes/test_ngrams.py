@@ -13,9 +13,9 @@ from metanmt.config import FineTuneConfig, LearnerName, ModelConfig
 from metanmt.data.store import TokenStore
 from metanmt.errors import ConfigError
 from metanmt.meta.distributed import ALONE
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import fine_tune, meta_train
 from metanmt.recipes.meta_train import _Training
-from metanmt.recipes.tuning_text import Text
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config, stopped_at_step
 

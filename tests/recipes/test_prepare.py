@@ -15,8 +15,8 @@ from metanmt.data.leakage import normalized
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError
+from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import fine_tune, prepare
-from metanmt.recipes.tuning_text import Text
 from tests.recipes.conftest import small_config
 
 
