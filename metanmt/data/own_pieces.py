@@ -1,4 +1,9 @@
-"""Pieces of a language's own, for a vocabulary that was learned from other languages or from little of this one."""
+"""Pieces of a language's own, for a vocabulary that was learned from other languages or from little of this one.
+
+References: Lakew, Erofeeva, Negri, Federico, Turchi 2018, "Transfer Learning in Multilingual Neural Machine Translation
+with Dynamic Vocabulary"; Garcia, Constant, Parikh, Firat 2021, "Towards Continual Learning for Multilingual Machine
+Translation via Vocabulary Substitution". There the old pieces go; here they stay, and with them what is known of them.
+"""
 
 from __future__ import annotations
 

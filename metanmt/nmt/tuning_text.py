@@ -20,7 +20,7 @@ from metanmt.data.own_files import detect_source
 from metanmt.data.own_pieces import with_own_pieces
 from metanmt.data.sources import read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
-from metanmt.data.tokenizer import Tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
 from metanmt.runlog import say
@@ -29,6 +29,7 @@ FOREIGN = 3  # times as many pieces on the source side as on the target side
 # Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
 OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
 GIVE_PIECES = "Give it pieces of the language's own: --new-pieces 2000."
+OR_SCRATCH = "Try --init none, which learns a vocabulary of the text."
 SentencePairs = list[tuple[str, str]]
 
 
@@ -96,7 +97,7 @@ def text_to_adapt_on(
     train, dev = _whole_sets(pair, text, store, own, tokenizer, facts)
     whole = train
     if not new_pieces:  # with them a sentence is shorter
-        train = _short_enough(train, str(pair), facts)
+        train = _short_enough(train, str(pair), tokenizer, facts)
     usable = train
     if text.budget_words is not None:
         if text.budget_words < 1:
@@ -120,8 +121,8 @@ def text_to_adapt_on(
     read = Tokenised(train, dev, tokenizer)
     if new_pieces:
         read = _with_new_pieces(read, pair, new_pieces, facts)
-        read = replace(read, train=_short_enough(read.train, str(pair), facts))
-    return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", facts, "in dev"))
+        read = replace(read, train=_short_enough(read.train, str(pair), tokenizer, facts))
+    return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", tokenizer, facts, "in dev"))
 
 
 def _whole_sets(
@@ -162,7 +163,7 @@ def _texts(side: Side, tokenizer: Tokenizer) -> list[str]:
     return tokenizer.decode([side.sentence(index).tolist() for index in range(len(side.offsets) - 1)])
 
 
-def _short_enough(text: Bitext, name: str, facts: dict[str, Any], where: str = "") -> Bitext:
+def _short_enough(text: Bitext, name: str, tokenizer: Tokenizer, facts: dict[str, Any], where: str = "") -> Bitext:
     """Return the text without the pairs that are too long for a model with so many positions, which are noted."""
     usable = text.shorter_than(MAX_SENTENCE_TOKENS)
     if not len(usable):
@@ -170,17 +171,22 @@ def _short_enough(text: Bitext, name: str, facts: dict[str, Any], where: str = "
     too_long = len(text) - len(usable)
     _note_dropped({f"over {MAX_SENTENCE_TOKENS} tokens {where}".rstrip(): too_long}, facts)
     if 10 * too_long > len(text):
-        say(f"So many tokens in a sentence: does the vocabulary know this script? {GIVE_PIECES}")
+        say(f"So many tokens in a sentence: does the vocabulary know this script? {_remedy(tokenizer)}")
     return text.take(usable) if too_long else text
 
 
-def say_if_foreign(text: Bitext, pair: Pair) -> None:
+def _remedy(tokenizer: Tokenizer) -> str:
+    return GIVE_PIECES if isinstance(tokenizer, SentencePieceTokenizer) else OR_SCRATCH
+
+
+def say_if_foreign(read: Tokenised, pair: Pair) -> None:
     """Say so where the vocabulary spells a language in bytes or letters, as it does a script that it does not know."""
+    text = read.train
     source, target = (side.offsets[-1] / len(text) for side in (text.source, text.target))
     if source > FOREIGN * target:
         say(
             f"Note: a sentence takes {source:.0f} pieces in {pair.source} and {target:.0f} in {pair.target}: the "
-            f"vocabulary hardly knows the language. {GIVE_PIECES}"
+            f"vocabulary hardly knows the language. {_remedy(read.tokenizer)}"
         )
 
 

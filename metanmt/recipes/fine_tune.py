@@ -165,6 +165,11 @@ def _prepared(
     network = None
     if start.init == SCRATCH:
         start.check_scratch()
+        if new_pieces and not store:
+            raise ConfigError(
+                "From scratch the text has a vocabulary of its own: there are no new pieces.",
+                "Leave fine_tune.new_pieces (--new-pieces) out.",
+            )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else own_tokenizer(pair, own["train"])
     else:
         network, tokenizer = start.loaded()
@@ -178,5 +183,5 @@ def _prepared(
         return start.made(read.tokenizer), read, facts
     if read.spelled:
         grow_embeddings(network, tokenizer.vocabulary_size, read.spelled)
-    say_if_foreign(read.train, pair)
+    say_if_foreign(read, pair)
     return network, read, facts

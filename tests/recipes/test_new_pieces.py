@@ -73,6 +73,11 @@ def test_from_scratch(data: Path, tmp_path: Path) -> None:
     assert facts["source_tokens_a_sentence"]["after"] < facts["source_tokens_a_sentence"]["before"]
 
 
+def test_a_vocabulary_of_the_text_needs_none(georgian: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a vocabulary of its own"):
+        fine_tune.run("none", "ka-en", tmp_path / "tuned", Text(train_files=georgian), PIECES)
+
+
 def test_sentences_that_are_short_enough_with_new_pieces_are_kept(run_folder: Path, tmp_path: Path) -> None:
     pairs = toy.lines(80, language="ka")
     source, target = (" ".join(side) for side in zip(*pairs[:9], strict=True))  # over 400 bytes
