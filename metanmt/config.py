@@ -160,7 +160,9 @@ class FineTuneConfig:
 
     update: Update = setting("all", "which parameters move")
     new_pieces: int = setting(
-        0, "pieces of the source language's own, at most, that its text adds to the vocabulary; 0: none"
+        -1,
+        "pieces of the source language's own, at most, that its text adds to the vocabulary; 0: none; -1: 1,000 where "
+        "it hardly knows the script",
     )
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
     learning_rate: float = setting(0.0, "peak learning rate; 0: 1e-3, and from scratch 4e-3")

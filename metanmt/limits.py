@@ -27,11 +27,18 @@ RANGES = (
     (
         "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
         "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
-        "fine_tune.min_updates fine_tune.new_pieces run.checkpoint_minutes run.seed",
+        "fine_tune.min_updates run.checkpoint_minutes run.seed",
         0,
         math.inf,
         "not be negative",
         "Give 0 or more.",
+    ),
+    (
+        "fine_tune.new_pieces",
+        -1,
+        math.inf,
+        "not be below -1",
+        "Give 0 for none, or -1 for as many as are needed.",
     ),
     (
         "outer.learning_rate model.lexicon_temperature adapter.alpha",

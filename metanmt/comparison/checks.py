@@ -8,7 +8,6 @@ from pathlib import Path
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
 from metanmt.config import FREE_IN_A_RUN, ModelConfig, differences, load_config
 from metanmt.data.language import Pair
-from metanmt.data.own_pieces import extensible
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
@@ -22,7 +21,7 @@ from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.lexicon import LEXICON_FILE
 from metanmt.nmt.model import update_weights
 from metanmt.nmt.tuning import SMALLEST_DEV
-from metanmt.nmt.vocabulary import check_growing
+from metanmt.nmt.vocabulary import obstacle
 from metanmt.runlog import say
 
 
@@ -143,9 +142,9 @@ def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> No
             targets(network, arm.config.adapter)
         else:
             update_weights(network, update)
-        if arm.config.fine_tune.new_pieces:
-            extensible(tokenizer)
-            check_growing(network, update, lexicon=arm.universal or _has_lexicon(arm))
+        cannot = obstacle(network, tokenizer, update, lexicon=arm.universal or _has_lexicon(arm))
+        if cannot and arm.config.fine_tune.new_pieces > 0:
+            raise cannot
     if arm.trained:
         if arm.config.model.update == "adapters":
             add_adapter(network, arm.config.adapter, None)

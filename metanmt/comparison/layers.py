@@ -40,10 +40,8 @@ def analyse(plan: Plan, cell: Cell, store: TokenStore, before: str, after: Path)
 
 
 def analysed(plan: Plan, cell: Cell) -> bool:
-    """Return whether a cell is analysed: it adapts an initialisation, as to pieces too, on the largest budget."""
-    arm = plan.arm(cell.arm)
-    of_budget = bool(cell.budget) and cell.budget == max(plan.compare.budgets)
-    return of_budget and arm.learner != SCRATCH and not arm.config.fine_tune.new_pieces
+    """Return whether a cell is analysed: it adapts an initialisation, on the largest budget."""
+    return bool(cell.budget) and cell.budget == max(plan.compare.budgets) and plan.arm(cell.arm).learner != SCRATCH
 
 
 def collect_layers(plan: Plan, results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 
-from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, train_tokenizer
 from metanmt.errors import ConfigError
 
 NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
@@ -20,22 +20,8 @@ COVERAGES = (0.9995, 0.98)  # shares of characters with a piece; the first that 
 FEWEST = 2  # uses of a piece in the text, or nothing can be learned of it
 
 
-def extensible(tokenizer: Tokenizer) -> SentencePieceTokenizer:
-    """Return a tokenizer that can be given new pieces.
-
-    Raises:
-        ConfigError: it is that of a pretrained checkpoint.
-    """
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        return tokenizer
-    raise ConfigError(
-        "New pieces are for a vocabulary that metanmt learned, not for that of a pretrained checkpoint.",
-        "Leave fine_tune.new_pieces (--new-pieces) out.",
-    )
-
-
 def with_own_pieces(
-    tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], most: int
+    tokenizer: SentencePieceTokenizer, sources: Sequence[str], targets: Sequence[str], most: int
 ) -> tuple[SentencePieceTokenizer, list[list[int]]]:
     """Return a vocabulary with pieces of the source language's own behind those that are there, whose ids stay.
 
@@ -46,15 +32,14 @@ def with_own_pieces(
     in them is left out.
 
     Args:
-        tokenizer: the vocabulary, one of ours.
+        tokenizer: the vocabulary.
         sources: sentences of the language, in the tokenizer's form of sources.
         targets: their translations.
         most: pieces of that unigram model, so that no more than these are new.
 
     Raises:
-        ConfigError: not even the commonest characters of the text are so few, or as `extensible` says.
+        ConfigError: not even the commonest characters of the text are so few.
     """
-    tokenizer = extensible(tokenizer)
     learned = _unigram(sources, most).scored_pieces()
     known = set(tokenizer.pieces())
     new = {piece: score for piece, score in learned.items() if piece not in known}

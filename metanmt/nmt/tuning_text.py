@@ -26,6 +26,7 @@ from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
 from metanmt.runlog import say
 
 FOREIGN = 3  # times as many pieces on the source side as on the target side
+AS_NEEDED, NEEDED = -1, 1_000  # new pieces: the setting, and how many a foreign language is given
 # Sizes of a vocabulary of one's own, and shares of characters with a piece of their own; the first that goes is taken.
 OWN_VOCABULARIES = ((2_000, 0.9995), (2_000, 0.98), (4_000, 0.98), (8_000, 0.98))
 GIVE_PIECES = "Give it pieces of the language's own: --new-pieces 2000."
@@ -91,11 +92,14 @@ def text_to_adapt_on(
         own: the sentence pairs of the user's files, by "train" and "dev".
         tokenizer: of the model, and of the data folder.
         facts: what was drawn, dropped and held out is noted in it, and what the tokenizer has gained.
-        new_pieces: of the language's own, at most, that the tokenizer is to have beside its own.
+        new_pieces: of the language's own, at most, that the tokenizer is to have too, or AS_NEEDED; 0 where there is
+            an `nmt.vocabulary.obstacle`.
         seed: of the budget's draw, and of what is held out.
     """
     train, dev = _whole_sets(pair, text, store, own, tokenizer, facts)
     whole = train
+    if new_pieces == AS_NEEDED:
+        new_pieces = NEEDED if _foreign(train) else 0
     if not new_pieces:  # with them a sentence is shorter
         train = _short_enough(train, str(pair), tokenizer, facts)
     usable = train
@@ -150,6 +154,7 @@ def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, An
     sources, dev_sources, targets = (
         _texts(side, read.tokenizer) for side in (read.train.source, read.dev.source, read.train.target)
     )
+    assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
     grown, spelled = with_own_pieces(read.tokenizer, sources, targets, most)
     train = replace(read.train, source=Side.of(grown.encode_source(sources, pair)))
     dev = replace(read.dev, source=Side.of(grown.encode_source(dev_sources, pair)))
@@ -179,11 +184,15 @@ def _remedy(tokenizer: Tokenizer) -> str:
     return GIVE_PIECES if isinstance(tokenizer, SentencePieceTokenizer) else OR_SCRATCH
 
 
+def _foreign(text: Bitext) -> bool:
+    """Return whether the vocabulary spells a language in bytes or letters, as a script that it does not know."""
+    return bool(text.source.offsets[-1] > FOREIGN * text.target.offsets[-1])
+
+
 def say_if_foreign(read: Tokenised, pair: Pair) -> None:
-    """Say so where the vocabulary spells a language in bytes or letters, as it does a script that it does not know."""
-    text = read.train
-    source, target = (side.offsets[-1] / len(text) for side in (text.source, text.target))
-    if source > FOREIGN * target:
+    """Say so where the vocabulary hardly knows a language, so that it is hard to learn."""
+    if _foreign(read.train):
+        source, target = (side.offsets[-1] / len(read.train) for side in (read.train.source, read.train.target))
         say(
             f"Note: a sentence takes {source:.0f} pieces in {pair.source} and {target:.0f} in {pair.target}: the "
             f"vocabulary hardly knows the language. {_remedy(read.tokenizer)}"

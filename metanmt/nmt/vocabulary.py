@@ -7,28 +7,35 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.errors import ConfigError
 from metanmt.nmt.model import update_weights
 
+NONE = "Leave fine_tune.new_pieces (--new-pieces) out."
 
-def check_growing(model: PreTrainedModel, update: str, *, lexicon: bool) -> None:
-    """Raise a ConfigError if new pieces would learn nothing from an update strategy, or cannot be added.
+
+def obstacle(model: PreTrainedModel | None, tokenizer: Tokenizer, update: str, *, lexicon: bool) -> ConfigError | None:
+    """Return why the vocabulary of a model cannot gain pieces in an adaptation, or None.
 
     Args:
-        model: which it may be by names and shapes alone.
+        model: which it may be by names and shapes alone; None for one that is made for the vocabulary.
+        tokenizer: of the model.
         update: what moves.
         lexicon: the model has a universal lexicon.
     """
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        return ConfigError("New pieces are for a vocabulary that metanmt learned, not for a pretrained one.", NONE)
     if lexicon:
-        raise ConfigError(
-            "A universal lexicon has no embeddings for new pieces.", "Leave fine_tune.new_pieces (--new-pieces) out."
-        )
+        return ConfigError("A universal lexicon has no embeddings for new pieces.", NONE)
+    if model is None:
+        return None
     table = model.get_input_embeddings().weight
     if not any(weight is table for weight in update_weights(model, update).values()):
-        raise ConfigError(
+        return ConfigError(
             f"New pieces would stay as they begin: update = {update} leaves the embeddings alone.",
-            "Leave fine_tune.new_pieces (--new-pieces) out, or let all or the embeddings move: --update all.",
+            f"{NONE[:-1]}, or let all or the embeddings move: --update all.",
         )
+    return None
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
 from metanmt.nmt.tuning_text import Text, Tokenised, own_files, own_tokenizer, say_if_foreign, text_to_adapt_on
-from metanmt.nmt.vocabulary import check_growing, grow_embeddings
+from metanmt.nmt.vocabulary import NONE, grow_embeddings, obstacle
 from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
@@ -134,6 +134,20 @@ class _Start:
         set_head(network, self.model.head)
         return network, tokenizer
 
+    def new_pieces(self, wanted: int, network: PreTrainedModel | None, tokenizer: Tokenizer, text: Text) -> int:
+        """Return how many pieces the vocabulary is to gain, as the setting `new_pieces` has it.
+
+        Raises:
+            ConfigError: some are wanted, and there can be none.
+        """
+        lexicon = network is not None and lexicon_of(network) is not None
+        cannot = obstacle(network, tokenizer, self.update, lexicon=lexicon)
+        if network is None and text.data is None:
+            cannot = ConfigError("From scratch the text has a vocabulary of its own: there are no new pieces.", NONE)
+        if cannot and wanted > 0:
+            raise cannot
+        return 0 if cannot else wanted
+
     def check_scratch(self) -> None:
         """Raise a UsageError or ConfigError for what a model from scratch cannot have."""
         if self.model.lexicon != ModelConfig.lexicon:
@@ -165,19 +179,13 @@ def _prepared(
     network = None
     if start.init == SCRATCH:
         start.check_scratch()
-        if new_pieces and not store:
-            raise ConfigError(
-                "From scratch the text has a vocabulary of its own: there are no new pieces.",
-                "Leave fine_tune.new_pieces (--new-pieces) out.",
-            )
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else own_tokenizer(pair, own["train"])
     else:
         network, tokenizer = start.loaded()
         update_weights(network, start.update)  # what cannot move is said before anything is computed
-        if new_pieces:
-            check_growing(network, start.update, lexicon=lexicon_of(network) is not None)
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
+    new_pieces = start.new_pieces(new_pieces, network, tokenizer, text)
     read = text_to_adapt_on(pair, text, store, own, tokenizer, facts, new_pieces=new_pieces, seed=start.seed)
     if network is None:
         return start.made(read.tokenizer), read, facts

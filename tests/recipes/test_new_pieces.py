@@ -14,7 +14,7 @@ from metanmt.comparison.execute import run as compare
 from metanmt.comparison.plan import load_compare
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, ConfigError
-from metanmt.nmt.tuning_text import GIVE_PIECES, Text
+from metanmt.nmt.tuning_text import GIVE_PIECES, NEEDED, Text
 from metanmt.recipes import analyze, evaluate, fine_tune
 from tests import toy
 from tests.recipes.test_fine_tune import QUICK
@@ -37,11 +37,11 @@ def test_a_script_that_nobody_knew(
     run_folder: Path, georgian: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = Text(train_files=georgian)
-    plain = fine_tune.run(str(run_folder), "ka-en", tmp_path / "plain", text, QUICK)
+    plain = fine_tune.run(str(run_folder), "ka-en", tmp_path / "plain", text, replace(QUICK, new_pieces=0))
     assert GIVE_PIECES in capsys.readouterr().err
-    facts = fine_tune.run(str(run_folder), "ka-en", tmp_path / "tuned", text, PIECES)
+    facts = fine_tune.run(str(run_folder), "ka-en", tmp_path / "tuned", text, QUICK)
     assert GIVE_PIECES not in capsys.readouterr().err
-    assert 0 < facts["new_pieces"] <= 200
+    assert 0 < facts["new_pieces"] <= NEEDED
     takes = facts["source_tokens_a_sentence"]
     assert takes["after"] < takes["before"] / 3
     assert facts["train_words"] == plain["train_words"], "the same sentences"
@@ -53,6 +53,24 @@ def test_a_script_that_nobody_knew(
         model=tmp_path / "tuned", pair="ka-en", source=georgian[0], reference=georgian[1], beam=1, bootstrap=0
     )
     assert scores["sentences"] == 80
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_where_the_embeddings_stay_there_are_none(
+    run_folder: Path, georgian: tuple[Path, Path], data: Path, tmp_path: Path, update: str
+) -> None:
+    settings = replace(QUICK, update=update)  # type: ignore[arg-type]
+    assert "new_pieces" not in fine_tune.run(
+        str(run_folder), "ka-en", tmp_path / "as needed", Text(train_files=georgian), settings
+    )
+    with pytest.raises(ConfigError, match="leaves the embeddings alone"):
+        wanted = replace(settings, new_pieces=200)
+        fine_tune.run(str(run_folder), "fi-en", tmp_path / "wanted", Text(data=data), wanted)
+
+
+def test_a_language_whose_script_is_known_gets_none_by_itself(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    text = Text(data=data, budget_words=200)
+    assert "new_pieces" not in fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, QUICK)
 
 
 def test_what_was_given_pieces_goes_on(run_folder: Path, data: Path, tmp_path: Path) -> None:
@@ -90,18 +108,6 @@ def test_sentences_that_are_short_enough_with_new_pieces_are_kept(run_folder: Pa
         return sum(count for reason, count in facts.get("dropped", {}).items() if "over 400 tokens" in reason)
 
     assert (too_long(0, "plain"), too_long(500, "tuned")) == (1, 0)
-
-
-@pytest.mark.parametrize("update", UPDATES)
-def test_pieces_that_would_never_learn_are_refused(run_folder: Path, data: Path, tmp_path: Path, update: str) -> None:
-    with pytest.raises(ConfigError, match="leaves the embeddings alone"):
-        fine_tune.run(
-            str(run_folder),
-            "fi-en",
-            tmp_path / "t",
-            Text(data=data),
-            replace(PIECES, update=update),  # type: ignore[arg-type]
-        )
 
 
 def test_by_the_command_line(
