@@ -63,8 +63,8 @@ def test_where_the_embeddings_stay_there_are_none(
     assert "new_pieces" not in fine_tune.run(
         str(run_folder), "ka-en", tmp_path / "as needed", Text(train_files=georgian), settings
     )
+    wanted = replace(settings, new_pieces=200)
     with pytest.raises(ConfigError, match="leaves the embeddings alone"):
-        wanted = replace(settings, new_pieces=200)
         fine_tune.run(str(run_folder), "fi-en", tmp_path / "wanted", Text(data=data), wanted)
 
 
