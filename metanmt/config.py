@@ -162,7 +162,11 @@ class FineTuneConfig:
     new_pieces: int = setting(
         -1,
         "pieces of the source language's own, at most, that its text adds to the vocabulary; 0: none; -1: 1,000 where "
-        "it hardly knows the script",
+        "they can be aligned, or where it hardly knows the script",
+    )
+    align: bool = setting(
+        True,
+        "pieces that the run hardly saw begin as their translations' counterparts in the languages that it knows",
     )
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
     learning_rate: float = setting(0.0, "peak learning rate; 0: 1e-3, and from scratch 4e-3")
@@ -207,6 +211,7 @@ OF_FINE_TUNING_ALONE = (
     "fine_tune.dev_sentences",
     "fine_tune.soup",
     "fine_tune.new_pieces",
+    "fine_tune.align",
 )
 """Settings that meta-validation, which fine-tunes too, has of its own: a meta-training does not depend on these."""
 

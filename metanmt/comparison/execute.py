@@ -218,8 +218,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
         scored = plan.test_sets(store, cell.pair)
         scores = {name: _score(plan, pair, name, store, model, folder) for name in scored}
         elapsed_seconds = round(time.monotonic() - started, 1)
-        # Of other pieces than the initialisation's there is nothing to compare.
-        analysis = None if facts.get("new_pieces") else analyse(plan, cell, store, init, model)
+        analysis = analyse(plan, cell, store, init, model)
         if cell.budget:
             shutil.rmtree(model)  # a comparison has hundreds of these
         keep = ("train_words", "sentences", "updates", "target_tokens", "peak_memory_bytes", "best")

@@ -23,6 +23,7 @@ from metanmt.nmt.folder import checkpoint_folder
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
+ADAPTED_SINCE = ("each pair draws its own", "pieces are aligned")  # what has changed since of the same settings
 COST = "outer.max_target_tokens"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "average_share", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""
@@ -141,7 +142,7 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set, "each pair draws its own"],
+            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set, *ADAPTED_SINCE],
             "beam": self.compare.beam,
             "version": __version__,
         }

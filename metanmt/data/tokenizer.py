@@ -73,12 +73,13 @@ class SentencePieceTokenizer:
     Args:
         model: of SentencePiece.
         source_form: in which sources are cut into pieces.
+        extends: the digest of the tokenizer that it has all pieces of, by the same ids, if there is one.
     """
 
-    def __init__(self, model: bytes, source_form: SourceForm = "written") -> None:
+    def __init__(self, model: bytes, source_form: SourceForm = "written", extends: str = "") -> None:
         import sentencepiece
 
-        self._model, self.source_form = model, source_form
+        self._model, self.source_form, self.extends = model, source_form, extends
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.pad_id, self.eos_id = PAD_ID, END_ID
         self.vocabulary_size: int = self._processor.get_piece_size()
@@ -126,7 +127,7 @@ class SentencePieceTokenizer:
         for piece, score in pieces.items():
             proto.pieces.add(piece=piece, score=score)
         proto.trainer_spec.vocab_size = len(proto.pieces)
-        return SentencePieceTokenizer(proto.SerializeToString(), self.source_form)
+        return SentencePieceTokenizer(proto.SerializeToString(), self.source_form, self.extends or self.digest())
 
     def ids(self, sentences: Sequence[str]) -> list[list[int]]:
         """Return the pieces of every sentence alone, as it stands, without tag and end mark."""
@@ -164,7 +165,8 @@ class SentencePieceTokenizer:
             clean_up_tokenization_spaces=False,
         )
         fast.save_pretrained(folder)
-        write_json(folder / FACTS_FILE, {"kind": "sentencepiece", "source_form": self.source_form})
+        facts = {"kind": "sentencepiece", "source_form": self.source_form}
+        write_json(folder / FACTS_FILE, {**facts, "extends": self.extends} if self.extends else facts)
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
@@ -197,7 +199,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         model = (folder / MODEL_FILE).read_bytes()
         if model:  # SentencePiece takes nothing at all for a model without pieces
-            return SentencePieceTokenizer(model, form)
+            return SentencePieceTokenizer(model, form, str(facts.get("extends", "")))
     except (OSError, RuntimeError):
         pass
     raise _damaged(folder / MODEL_FILE)

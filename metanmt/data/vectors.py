@@ -18,7 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from metanmt.data.dictionary import Entries, Ids
+from metanmt.data.alignment import Ids
+from metanmt.data.dictionary import Entries
 from metanmt.data.sources import missing_file
 from metanmt.errors import DataError, UsageError
 

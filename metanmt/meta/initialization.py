@@ -1,18 +1,25 @@
-"""The initialisation as a run begins with it."""
+"""The initialisation as a run begins with it, and what the run knows of the words of its text."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from metanmt.config import Config
-from metanmt.data.store import TokenStore
+from metanmt.data.counterparts import Counterparts, find_counterparts
+from metanmt.data.language import Pair
+from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.data.vectors import data_vectors
+from metanmt.meta.task import Task
 from metanmt.meta.validation import check_updates
 from metanmt.nmt.adapter import make_with_adapter
-from metanmt.nmt.lexicon import add_lexicon, hold_correction
-from metanmt.nmt.model import move_only
+from metanmt.nmt.lexicon import add_lexicon, hold_correction, lexicon_of
+from metanmt.nmt.model import has_adapter, move_only
 from metanmt.nmt.ngrams import share_ngrams
+from metanmt.runlog import Progress
 from metanmt.runtime import device, seed_torch
 
 
@@ -36,3 +43,32 @@ def make_initialization(config: Config, store: TokenStore, tokenizer: Tokenizer)
     if config.model.lexicon == "ngrams":
         share_ngrams(model, config.model, tokenizer)
     return model
+
+
+def run_counterparts(
+    model: PreTrainedModel, tasks: Sequence[Task], tokenizer: Tokenizer, last: Path, *, stop: Callable[[], bool]
+) -> Counterparts | None:
+    """Return the counterparts in the text of a run's tasks; None if its checkpoints have no embeddings of their own.
+
+    Args:
+        model: of the run.
+        tasks: that it learns from.
+        tokenizer: of both.
+        last: its last checkpoint, which has them already if there is one.
+        stop: asked before every task; when it says so, the run ends.
+    """
+    if has_adapter(model) or lexicon_of(model) is not None:
+        return None
+    if kept := Counterparts.load(last):
+        return kept
+
+    def texts(progress: Progress) -> Iterator[tuple[Pair, Bitext]]:
+        for task in tasks:
+            if stop():
+                raise KeyboardInterrupt("Stopped while aligning words; meta-train --resume begins again.")
+            progress.note = str(task)
+            yield task.pair, task.bitext
+            progress.advance(1)
+
+    with Progress("align words", len(tasks), "tasks") as progress:
+        return find_counterparts(texts(progress), tokenizer.special_ids(), tokenizer.vocabulary_size)

@@ -30,6 +30,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from metanmt.config import FREE_IN_A_RUN, Config, differences, load_config, located
+from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import CheckpointError, MetanmtError, UsageError
@@ -74,6 +75,7 @@ class Run:
         self._last_kind: tuple[int | None, bool] = (None, False)
         self._refit = False
         self._lock: int | None = None
+        self.counterparts: Counterparts | None = None  # written into every checkpoint
 
     @classmethod
     def open(cls, folder: Path, config: Config, digest: str, *, resume: bool) -> Run:
@@ -152,6 +154,8 @@ class Run:
             self._board.sync()
         with new_folder(self.path(state.step), overwrite=True) as folder:
             save_checkpoint(folder, model, tokenizer, pair, lexicon=True)
+            if self.counterparts is not None:
+                self.counterparts.save(folder)
             save_file(trainer_tensors(model, own, optimizer), str(folder / "trainer.safetensors"))
             write_json(folder / "trainer.json", asdict(state))
             write_digests(folder)

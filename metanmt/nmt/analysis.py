@@ -28,18 +28,28 @@ def layer_of(name: str) -> str:
     return EMBEDDINGS
 
 
+def same_but_for_new_rows(before: nn.Module, after: nn.Module) -> bool:
+    """Return whether two models have the same weights by name and shape, the second perhaps with more embeddings."""
+    shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in (before, after)]
+    return shapes[0].keys() == shapes[1].keys() and all(
+        new == old or (layer_of(name) == EMBEDDINGS and new[0] > old[0] and new[1:] == old[1:])
+        for (name, old), new in zip(shapes[0].items(), shapes[1].values(), strict=True)
+    )
+
+
 def relative_movement(before: nn.Module, after: nn.Module) -> dict[str, float]:
     """Return the distance that each layer's weights moved, over their norm before.
 
     Args:
-        before, after: the same architecture; tied weights count once, as embeddings.
+        before, after: the same architecture; tied weights count once, as embeddings, new rows of which do not.
     """
     moved: dict[str, float] = {}
     norms: dict[str, float] = {}
     new = dict(after.named_parameters())
     for name, old in before.named_parameters():
         layer = layer_of(name)
-        moved[layer] = moved.get(layer, 0.0) + float((new[name].detach() - old.detach()).double().square().sum())
+        change = new[name].detach()[: len(old)] - old.detach()
+        moved[layer] = moved.get(layer, 0.0) + float(change.double().square().sum())
         norms[layer] = norms.get(layer, 0.0) + float(old.detach().double().square().sum())
     return {layer: (moved[layer] / norms[layer]) ** 0.5 if norms[layer] else 0.0 for layer in moved}
 

@@ -20,7 +20,7 @@ from metanmt.data.own_files import detect_source
 from metanmt.data.own_pieces import with_own_pieces
 from metanmt.data.sources import read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
-from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
 from metanmt.runlog import say
@@ -97,10 +97,10 @@ def text_to_adapt_on(
         seed: of the budget's draw, and of what is held out.
     """
     train, dev = _whole_sets(pair, text, store, own, tokenizer, facts)
-    whole = train
+    whole, foreign = train, _foreign(train)
     if new_pieces == AS_NEEDED:
-        new_pieces = NEEDED if _foreign(train) else 0
-    if not new_pieces:  # with them a sentence is shorter
+        new_pieces = NEEDED if foreign else 0
+    if not (new_pieces and foreign):  # or else they make sentences short enough
         train = _short_enough(train, str(pair), tokenizer, facts)
     usable = train
     if text.budget_words is not None:
@@ -141,7 +141,8 @@ def _whole_sets(
     if store is None:
         return tokenized(tokenizer, own["train"], pair), tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
     optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)
-    train, dev = store.bitext(pair, text.train_set), None if optional else store.bitext(pair, text.dev_set)
+    train = as_read_by(tokenizer, store, pair, store.bitext(pair, text.train_set))
+    dev = None if optional else as_read_by(tokenizer, store, pair, store.bitext(pair, text.dev_set))
     for name, use in ((text.train_set, "is adapted on"), (text.dev_set, "chooses the weights")):
         if kind_of(name) == "test":
             say(f"Note: {name!r} {use}, so it is no test set any more for this model.")
@@ -151,17 +152,26 @@ def _whole_sets(
 
 def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any]) -> Tokenised:
     """Return the text with its sources cut by a vocabulary that has pieces of the language's own too."""
-    sources, dev_sources, targets = (
-        _texts(side, read.tokenizer) for side in (read.train.source, read.dev.source, read.train.target)
-    )
+    sources, targets = (_texts(side, read.tokenizer) for side in (read.train.source, read.train.target))
     assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
     grown, spelled = with_own_pieces(read.tokenizer, sources, targets, most)
-    train = replace(read.train, source=Side.of(grown.encode_source(sources, pair)))
-    dev = replace(read.dev, source=Side.of(grown.encode_source(dev_sources, pair)))
+    train, dev = (recut(part, read.tokenizer, grown, pair) for part in (read.train, read.dev))
     before, after = (float(part.source.offsets[-1]) / len(part) for part in (read.train, train))
     say(f"{len(spelled):,} new pieces of {pair.source}: a sentence takes {after:.1f} instead of {before:.1f}")
     facts |= {"new_pieces": len(spelled), "source_tokens_a_sentence": {"before": before, "after": after}}
     return Tokenised(train, dev, grown, spelled)
+
+
+def as_read_by(tokenizer: Tokenizer, store: TokenStore, pair: Pair, text: Bitext) -> Bitext:
+    """Return text of a data folder as a tokenizer reads it that is the folder's own, or extends that."""
+    if tokenizer.digest() == store.digest:
+        return text
+    return recut(text, load_tokenizer(store.tokenizer_folder), tokenizer, pair)
+
+
+def recut(text: Bitext, tokenizer: Tokenizer, grown: Tokenizer, pair: Pair) -> Bitext:
+    """Return the text with its sources cut by a tokenizer that extends the one by which they are."""
+    return replace(text, source=Side.of(grown.encode_source(_texts(text.source, tokenizer), pair)))
 
 
 def _texts(side: Side, tokenizer: Tokenizer) -> list[str]:
@@ -186,7 +196,8 @@ def _remedy(tokenizer: Tokenizer) -> str:
 
 def _foreign(text: Bitext) -> bool:
     """Return whether the vocabulary spells a language in bytes or letters, as a script that it does not know."""
-    return bool(text.source.offsets[-1] > FOREIGN * text.target.offsets[-1])
+    lengths = [np.diff(side.offsets) for side in (text.source, text.target)]
+    return bool(len(text) and np.median(lengths[0] / lengths[1]) > FOREIGN)
 
 
 def say_if_foreign(read: Tokenised, pair: Pair) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from metanmt.data.batch import make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, UsageError
-from metanmt.nmt.analysis import EMBEDDINGS, linear_cka, relative_movement, representations
+from metanmt.nmt.analysis import EMBEDDINGS, linear_cka, relative_movement, representations, same_but_for_new_rows
 from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint
+from metanmt.nmt.tuning_text import as_read_by
 from metanmt.runtime import device, versions
 
 MICRO_TOKENS = 2_000
@@ -23,6 +23,9 @@ def run(
     before: Path, after: Path, data: Path, pair_name: str, *, split: str = "dev", sentences: int = 200
 ) -> dict[str, Any]:
     """Return, layer by layer, the relative movement of the weights and the linear CKA of the representations.
+
+    Of an adaptation with new pieces, what moved is that of the others, and a layer of the encoder, which reads other
+    tokens than before, has no CKA.
 
     Args:
         before: the initialisation, a run or checkpoint.
@@ -36,25 +39,21 @@ def run(
         raise UsageError("No sentences cannot be represented.", "Give --sentences a positive number.")
     pair, store = Pair.parse(pair_name), TokenStore.open(data)
     bitext = store.bitext(pair, split).head(sentences)
-    models: list[PreTrainedModel] = []
+    models, states = [], []
     for path in (before, after):
         model, tokenizer = load_checkpoint(path, pair)
-        if models and tokenizer.vocabulary_size > models[0].config.vocab_size:
-            raise CheckpointError(
-                f"{after} has pieces that {before} has not: their representations are not of the same tokens.",
-                "Analyse an adaptation that was made without --new-pieces.",
-            )
         check_tokenizer(tokenizer, store.digest, str(path), data)
+        text = as_read_by(tokenizer, store, pair, bitext)
+        batch = make_batch(text, np.arange(len(text)), MICRO_TOKENS, tokenizer.pad_id)
         models.append(model.to(device()))
-    shapes = [{name: tuple(weight.shape) for name, weight in model.named_parameters()} for model in models]
-    if shapes[0] != shapes[1]:
+        states.append(representations(model, batch))
+    if not same_but_for_new_rows(*models):
         raise CheckpointError(
             f"{after} is not an adaptation of {before}: their shapes differ.",
             "Give the run or checkpoint that it was fine-tuned from as --init.",
         )
-    batch = make_batch(bitext, np.arange(len(bitext)), MICRO_TOKENS, tokenizer.pad_id)
-    states = [representations(model, batch) for model in models]
-    similarity = {name: linear_cka(values, states[1][name]) for name, values in states[0].items()}
+    pairs = {name: (values, states[1][name]) for name, values in states[0].items()}
+    similarity = {name: linear_cka(*both) for name, both in pairs.items() if len(both[0]) == len(both[1])}
     movement = relative_movement(models[0], models[1])
     names = [EMBEDDINGS, *sorted((name for name in {*movement, *similarity} - {EMBEDDINGS}), key=_place)]
     return {

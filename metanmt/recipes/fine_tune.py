@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
+from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -23,12 +24,21 @@ from metanmt.nmt.checkpoint import (
     save_checkpoint,
     say_if_tuned_for_another,
 )
-from metanmt.nmt.folder import TUNING_FILE
+from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning_text import Text, Tokenised, own_files, own_tokenizer, say_if_foreign, text_to_adapt_on
-from metanmt.nmt.vocabulary import NONE, grow_embeddings, obstacle
+from metanmt.nmt.tuning_text import (
+    AS_NEEDED,
+    NEEDED,
+    Text,
+    Tokenised,
+    own_files,
+    own_tokenizer,
+    say_if_foreign,
+    text_to_adapt_on,
+)
+from metanmt.nmt.vocabulary import NONE, align_embeddings, grow_embeddings, obstacle
 from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
@@ -76,7 +86,7 @@ def run(
         say_if_tuned_for_another(Path(init), pair)
     config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
-    network, read, drawn = _prepared(start, pair, text, config.new_pieces)
+    network, read, drawn = _prepared(start, pair, text, config)
     train, dev, tokenizer = read.train, read.dev, read.tokenizer
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
     with Interruption() as interruption:
@@ -134,19 +144,25 @@ class _Start:
         set_head(network, self.model.head)
         return network, tokenizer
 
-    def new_pieces(self, wanted: int, network: PreTrainedModel | None, tokenizer: Tokenizer, text: Text) -> int:
-        """Return how many pieces the vocabulary is to gain, as the setting `new_pieces` has it.
+    def pieces(
+        self, config: FineTuneConfig, network: PreTrainedModel | None, tokenizer: Tokenizer, text: Text
+    ) -> tuple[int, Counterparts | None]:
+        """Return how many pieces the vocabulary is to gain, and by what they and others are aligned, if they are.
 
         Raises:
-            ConfigError: some are wanted, and there can be none.
+            ConfigError: new pieces are wanted, and there can be none.
         """
         lexicon = network is not None and lexicon_of(network) is not None
         cannot = obstacle(network, tokenizer, self.update, lexicon=lexicon)
         if network is None and text.data is None:
             cannot = ConfigError("From scratch the text has a vocabulary of its own: there are no new pieces.", NONE)
-        if cannot and wanted > 0:
-            raise cannot
-        return 0 if cannot else wanted
+        if cannot:
+            if config.new_pieces > 0:
+                raise cannot
+            return 0, None
+        aligned = config.align and network is not None
+        counterparts = Counterparts.load(checkpoint_folder(Path(self.init))) if aligned else None
+        return NEEDED if counterparts and config.new_pieces == AS_NEEDED else config.new_pieces, counterparts
 
     def check_scratch(self) -> None:
         """Raise a UsageError or ConfigError for what a model from scratch cannot have."""
@@ -170,7 +186,7 @@ class _Start:
 
 
 def _prepared(
-    start: _Start, pair: Pair, text: Text, new_pieces: int
+    start: _Start, pair: Pair, text: Text, config: FineTuneConfig
 ) -> tuple[PreTrainedModel, Tokenised, dict[str, Any]]:
     """Return the model, the text, and what was drawn, dropped or added."""
     store = TokenStore.open(text.data) if text.data else None
@@ -185,11 +201,15 @@ def _prepared(
         update_weights(network, start.update)  # what cannot move is said before anything is computed
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
-    new_pieces = start.new_pieces(new_pieces, network, tokenizer, text)
+    new_pieces, counterparts = start.pieces(config, network, tokenizer, text)
     read = text_to_adapt_on(pair, text, store, own, tokenizer, facts, new_pieces=new_pieces, seed=start.seed)
     if network is None:
         return start.made(read.tokenizer), read, facts
     if read.spelled:
         grow_embeddings(network, tokenizer.vocabulary_size, read.spelled)
+    if counterparts is not None:
+        aligned = align_embeddings(network, counterparts, read.train, pair, read.tokenizer.special_ids())
+        say(f"{aligned:,} pieces of {pair.source} begin as their translations' counterparts in meta-training")
+        facts["aligned_pieces"] = aligned
     say_if_foreign(read, pair)
     return network, read, facts

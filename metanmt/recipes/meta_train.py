@@ -13,7 +13,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import DeviceMemoryError
 from metanmt.meta.distributed import Ranks, is_of_a_lost_process, joined_ranks
-from metanmt.meta.initialization import make_initialization
+from metanmt.meta.initialization import make_initialization, run_counterparts
 from metanmt.meta.joint_phase import JointPhase
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
@@ -112,6 +112,14 @@ class _Training:
             say(beginning(self.config, self.learner.inner_steps, parameters, len(self.tasks), self.ranks.size))
         if self.learner.one_task:
             self.find_parent()
+        if self.ranks.first:
+            self.files.counterparts = run_counterparts(
+                self.initialization,
+                self.sampler.tasks,
+                self.tokenizer,
+                files.folder / "last",
+                stop=lambda: interruption.requested,
+            )
 
     def find_parent(self) -> None:
         """Keep the one task to learn from; if none is named, train each for a while and go on with the best."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from metanmt.data.dictionary import Entries, Ids, same_numbers, same_strings, word_alignments
+from metanmt.data.alignment import Ids
+from metanmt.data.dictionary import Entries, same_numbers, same_strings, word_alignments
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer

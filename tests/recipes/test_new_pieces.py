@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from metanmt.cli import main
 from metanmt.comparison.checks import checked_plan
 from metanmt.comparison.execute import run as compare
 from metanmt.comparison.plan import load_compare
+from metanmt.data.counterparts import COUNTERPARTS_FILE
 from metanmt.data.store import TokenStore
-from metanmt.errors import CheckpointError, ConfigError
+from metanmt.errors import ConfigError
 from metanmt.nmt.tuning_text import GIVE_PIECES, NEEDED, Text
 from metanmt.recipes import analyze, evaluate, fine_tune
 from tests import toy
@@ -68,9 +70,20 @@ def test_where_the_embeddings_stay_there_are_none(
         fine_tune.run(str(run_folder), "fi-en", tmp_path / "wanted", Text(data=data), wanted)
 
 
-def test_a_language_whose_script_is_known_gets_none_by_itself(run_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_without_counterparts_a_language_whose_script_is_known_gets_none_by_itself(
+    run_folder: Path, data: Path, tmp_path: Path
+) -> None:
     text = Text(data=data, budget_words=200)
-    assert "new_pieces" not in fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, QUICK)
+    shutil.copytree(run_folder / "best", tmp_path / "older")
+    (tmp_path / "older" / COUNTERPARTS_FILE).unlink()
+    facts = [
+        fine_tune.run(str(init), "fi-en", tmp_path / f"tuned {number}", text, settings)
+        for number, (init, settings) in enumerate(
+            [(run_folder, QUICK), (tmp_path / "older", QUICK), (run_folder, replace(QUICK, align=False))]
+        )
+    ]
+    given = [("new_pieces" in item, "aligned_pieces" in item) for item in facts]
+    assert given == [(True, True), (False, False), (False, False)]
 
 
 def test_what_was_given_pieces_goes_on(run_folder: Path, data: Path, tmp_path: Path) -> None:
@@ -78,10 +91,12 @@ def test_what_was_given_pieces_goes_on(run_folder: Path, data: Path, tmp_path: P
     first = fine_tune.run(str(run_folder), "fi-en", tmp_path / "first", text, PIECES)
     again = fine_tune.run(str(run_folder), "fi-en", tmp_path / "again", text, PIECES)
     assert again["history"] == first["history"]
-    with pytest.raises(CheckpointError, match="another tokenizer"):  # the data folder's ids are not its own any more
-        fine_tune.run(str(tmp_path / "first"), "fi-en", tmp_path / "second", text, PIECES)
-    with pytest.raises(CheckpointError, match="pieces that"):
-        analyze.run(run_folder, tmp_path / "first", data, "fi-en")
+    second = fine_tune.run(str(tmp_path / "first"), "fi-en", tmp_path / "second", text, replace(QUICK, new_pieces=0))
+    assert second["history"][0]["loss"] == pytest.approx(first["best"]["loss"], rel=1e-4), "it goes on from there"
+    layers = {item["layer"]: item for item in analyze.run(run_folder, tmp_path / "first", data, "fi-en")["layers"]}
+    assert layers["embeddings"]["movement"] > 0
+    assert layers["decoder 1"]["cka"] is not None
+    assert layers["encoder 1"]["cka"] is None, "it reads other tokens"
 
 
 def test_from_scratch(data: Path, tmp_path: Path) -> None:
