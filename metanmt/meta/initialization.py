@@ -50,12 +50,14 @@ def run_counterparts(
 ) -> Counterparts | None:
     """Return the counterparts in the text of a run's tasks; None if its checkpoints have no embeddings of their own.
 
+    A run that is to stop meanwhile does without, and finds them when it goes on.
+
     Args:
         model: of the run.
         tasks: that it learns from.
         tokenizer: of both.
         last: its last checkpoint, which has them already if there is one.
-        stop: asked before every task; when it says so, the run ends.
+        stop: asked before every task; when it says so, the result is None.
     """
     if has_adapter(model) or lexicon_of(model) is not None:
         return None
@@ -65,10 +67,11 @@ def run_counterparts(
     def texts(progress: Progress) -> Iterator[tuple[Pair, Bitext]]:
         for task in tasks:
             if stop():
-                raise KeyboardInterrupt("Stopped while aligning words; meta-train --resume begins again.")
+                return
             progress.note = str(task)
             yield task.pair, task.bitext
             progress.advance(1)
 
     with Progress("align words", len(tasks), "tasks") as progress:
-        return find_counterparts(texts(progress), tokenizer.special_ids(), tokenizer.vocabulary_size)
+        found = find_counterparts(texts(progress), tokenizer.special_ids(), tokenizer.vocabulary_size)
+    return None if stop() else found
