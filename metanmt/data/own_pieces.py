@@ -17,6 +17,7 @@ from metanmt.errors import ConfigError
 
 NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
 COVERAGES = (0.9995, 0.98)  # shares of characters with a piece; the first that fits is taken, the rest stays in bytes
+MOST_SENTENCES = 100_000  # that pieces are learned from, spread over the text
 FEWEST = 2  # uses of a piece in the text, or nothing can be learned of it
 
 
@@ -40,6 +41,8 @@ def with_own_pieces(
     Raises:
         ConfigError: not even the commonest characters of the text are so few.
     """
+    every = max(1, len(sources) // MOST_SENTENCES)
+    sources, targets = sources[::every], targets[::every]
     learned = _unigram(sources, most).scored_pieces()
     known = set(tokenizer.pieces())
     new = {piece: score for piece, score in learned.items() if piece not in known}
