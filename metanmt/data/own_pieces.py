@@ -16,7 +16,9 @@ from metanmt.data.tokenizer import SentencePieceTokenizer, train_tokenizer
 from metanmt.errors import ConfigError
 
 NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
-COVERAGES = (0.9995, 0.98)  # shares of characters with a piece; the first that fits is taken, the rest stays in bytes
+# Times as many pieces as are wanted, and shares of characters with a piece of their own, the rest being left in bytes; the
+# first that goes is taken, for a script may have more characters than that.
+TRIED = ((1, 0.9995), (1, 0.98), (2, 0.98), (4, 0.98), (8, 0.98))
 MOST_SENTENCES = 100_000  # that pieces are learned from, spread over the text
 FEWEST = 2  # uses of a piece in the text, or nothing can be learned of it
 
@@ -36,10 +38,10 @@ def with_own_pieces(
         tokenizer: the vocabulary.
         sources: sentences of the language, in the tokenizer's form of sources.
         targets: their translations.
-        most: pieces of that unigram model, so that no more than these are new.
+        most: pieces of that unigram model, so that no more than these are new; more if the script has more characters.
 
     Raises:
-        ConfigError: not even the commonest characters of the text are so few.
+        ConfigError: it has more than eight times as many.
     """
     every = max(1, len(sources) // MOST_SENTENCES)
     sources, targets = sources[::every], targets[::every]
@@ -54,9 +56,9 @@ def with_own_pieces(
 
 
 def _unigram(sources: Sequence[str], most: int) -> SentencePieceTokenizer:
-    for coverage in COVERAGES:
+    for times, coverage in TRIED:
         with suppress(ConfigError):
-            return train_tokenizer(iter(sources), [], most + NO_TEXT, coverage)
+            return train_tokenizer(iter(sources), [], times * most + NO_TEXT, coverage)
     raise ConfigError(
         f"{most} pieces are too few for the characters of the text.", "Give fine_tune.new_pieces a larger number."
     )

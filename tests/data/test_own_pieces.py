@@ -64,8 +64,15 @@ def test_auto_tokenizer_gives_the_same_ids(grown: SentencePieceTokenizer, tmp_pa
 
 
 def test_too_few_pieces_for_the_script_are_refused(tokenizer: SentencePieceTokenizer) -> None:
-    with pytest.raises(ConfigError, match="5 pieces are too few for the characters"):
-        with_own_pieces(tokenizer, GEORGIAN, ENGLISH, 5)
+    with pytest.raises(ConfigError, match="2 pieces are too few for the characters"):
+        with_own_pieces(tokenizer, GEORGIAN, ENGLISH, 2)
+
+
+def test_a_script_of_many_characters_gets_as_many_pieces_as_it_takes(tokenizer: SentencePieceTokenizer) -> None:
+    chinese, english = map(list, zip(*toy.lines(300, language="zh"), strict=True))
+    grown, _ = with_own_pieces(tokenizer, chinese, english, 100)
+    assert grown.vocabulary_size - tokenizer.vocabulary_size > 100
+    assert sum(map(len, grown.ids(chinese))) < 0.6 * sum(map(len, tokenizer.ids(chinese)))
 
 
 def test_a_language_that_is_known_gains_few(tokenizer: SentencePieceTokenizer) -> None:
