@@ -214,28 +214,27 @@ def test_nobody_reads_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("init", "best", "updates", "soup", "said"),
+    ("init", "more", "said"),
     [
-        ("run", 7, 10, 0, ", at update 7 of 10, "),
-        ("run", 30, 30, 3, ", average of 3 runs, "),
-        ("run", 0, 10, 0, ", no update of 10 was better: the model is --init's, unchanged, "),
-        ("none", 0, 10, 0, ", no update of 10 was better: the model is untrained, as it began, "),
-        ("run", 0, 0, 0, ", at update 0 of 0, "),
+        ("run", {"best": 7, "updates": 10}, ", at update 7 of 10, "),
+        ("run", {"best": 30, "updates": 30, "soup": 3}, ", average of 3 runs, "),
+        ("run", {"updates": 10}, ", no update of 10 was better: the model is --init's, unchanged, "),
+        ("run", {"updates": 10, "aligned_pieces": 9}, ": the model is --init's, with its pieces aligned, "),
+        ("none", {"updates": 10}, ", no update of 10 was better: the model is untrained, as it began, "),
+        ("run", {}, ", at update 0 of 0, "),
     ],
 )
 def test_which_weights_fine_tune_kept_is_said(
     init: str,
-    best: int,
-    updates: int,
-    soup: int,
+    more: dict[str, int],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from metanmt.recipes import fine_tune
 
-    scores = {"update": best, "chrf": 60.4, "bleu": 50.0}
-    facts = {"init": init, "history": [scores], "best": scores, "updates": updates, "soup": soup, "interrupted": False}
+    scores = {"update": more.get("best", 0), "chrf": 60.4, "bleu": 50.0}
+    facts = {"updates": 0, "soup": 0, **more, "init": init, "history": [scores], "best": scores, "interrupted": False}
     sizes = {"sentences": 90, "train_words": 500, "elapsed_seconds": 3.0, "weights_bytes": 10**6}
     monkeypatch.setattr(learning, "check_at_once", lambda *arguments, **more: None)
     monkeypatch.setattr(fine_tune, "run", lambda *arguments, **more: facts | sizes)

@@ -16,7 +16,7 @@ from metanmt.data.tokenizer import SentencePieceTokenizer, train_tokenizer
 from metanmt.errors import ConfigError
 
 NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
-# Times as many pieces as are wanted, and shares of characters with a piece of their own, the rest being left in bytes; the
+# Times as many pieces as are wanted, and shares of characters with a piece of their own, the rest staying in bytes; the
 # first that goes is taken, for a script may have more characters than that.
 TRIED = ((1, 0.9995), (1, 0.98), (2, 0.98), (4, 0.98), (8, 0.98))
 MOST_SENTENCES = 100_000  # that pieces are learned from, spread over the text
