@@ -169,7 +169,9 @@ class FineTuneConfig:
         "pieces that the run hardly saw begin as their translations' counterparts in the languages that it knows",
     )
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
-    learning_rate: float = setting(0.0, "peak learning rate; 0: 1e-3, and from scratch 4e-3")
+    learning_rate: float = setting(
+        0.0, "peak learning rate; 0: 1e-3, then 3e-4 if nothing was gained; 4e-3 from scratch"
+    )
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
     min_updates: int = setting(60, "updates at least, however small the corpus")

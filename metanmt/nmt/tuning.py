@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,17 @@ class TuningReport:
     sentences: int = 0
     soup: int = 0  # fine-tunings whose weights the result is the average of, if any
     interrupted: bool = False
+
+    def followed_by(self, later: TuningReport) -> TuningReport:
+        """Return the report of this fine-tuning, which left the model as it was, and of another one behind it."""
+        moved = [replace(item, update=self.updates + item.update) for item in later.history[1:]]
+        return replace(
+            later,
+            best=moved[later.history.index(later.best) - 1] if later.best.update else self.best,
+            history=[*self.history, *moved],
+            updates=self.updates + later.updates,
+            target_tokens=self.target_tokens + later.target_tokens,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""

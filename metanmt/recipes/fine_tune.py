@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from metanmt.runlog import say
 from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
 
 SCRATCH = "none"
+GENTLER = 3  # times lower is the rate of a second trial, where the first was worth nothing and its rate was the default
 
 
 def run(
@@ -84,25 +86,32 @@ def run(
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
+    nobodys_rate = not config.learning_rate and init != SCRATCH
     config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     network, read, drawn = _prepared(start, pair, text, config)
     train, dev, tokenizer = read.train, read.dev, read.tokenizer
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
+    network.to(device())
     with Interruption() as interruption:
-        report = fine_tune_soup(
-            network.to(device()),
+        tune = partial(
+            fine_tune_soup,
+            network,
             tokenizer,
             pair,
             train,
             dev,
-            config,
             seed=seed,
             precision=precision,
             micro_tokens=micro_tokens,
             label=f"fine-tune {pair}",
             stop=lambda: interruption.requested,
         )
+        report = tune(config)
+        if nobodys_rate and report.updates and not (report.best.update or report.interrupted):
+            config = replace(config, learning_rate=config.learning_rate / GENTLER)
+            say(f"No update was better than the start: once more at a rate of {config.learning_rate:.1g}.")
+            report = report.followed_by(tune(config))
     facts = {
         "pair": str(pair),
         "init": init,
