@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
+from metanmt.nmt.tuning import TuningReport
 from metanmt.nmt.tuning_text import (
     AS_NEEDED,
     NEEDED,
@@ -90,14 +92,13 @@ def run(
     config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     network, read, drawn = _prepared(start, pair, text, config)
-    train, dev, tokenizer = read.train, read.dev, read.tokenizer
+    train, dev = read.train, read.dev
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
-    network.to(device())
     with Interruption() as interruption:
         tune = partial(
             fine_tune_soup,
-            network,
-            tokenizer,
+            network.to(device()),
+            read.tokenizer,
             pair,
             train,
             dev,
@@ -107,11 +108,7 @@ def run(
             label=f"fine-tune {pair}",
             stop=lambda: interruption.requested,
         )
-        report = tune(config)
-        if nobodys_rate and report.updates and not (report.best.update or report.interrupted):
-            config = replace(config, learning_rate=config.learning_rate / GENTLER)
-            say(f"No update was better than the start: once more at a rate of {config.learning_rate:.1g}.")
-            report = report.followed_by(tune(config))
+        report, config = _tuned(tune, config, again=nobodys_rate)
     facts = {
         "pair": str(pair),
         "init": init,
@@ -127,10 +124,22 @@ def run(
         "versions": versions(),
     }
     with new_folder(out, overwrite=overwrite) as folder:
-        save_checkpoint(folder, network, tokenizer, pair)
+        save_checkpoint(folder, network, read.tokenizer, pair)
         facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         write_json(folder / TUNING_FILE, facts)
     return {"model": str(out), **facts, "stop_requested": interruption.requested}
+
+
+def _tuned(
+    tune: Callable[[FineTuneConfig], TuningReport], config: FineTuneConfig, *, again: bool
+) -> tuple[TuningReport, FineTuneConfig]:
+    """Return what a fine-tuning did, and its settings; `again` at a lower rate where no update was worth anything."""
+    report = tune(config)
+    if report.best.update or report.interrupted or not (again and report.updates):
+        return report, config
+    config = replace(config, learning_rate=config.learning_rate / GENTLER)
+    say(f"No update was better than the start: once more at a rate of {config.learning_rate:.1g}.")
+    return report.followed_by(tune(config)), config
 
 
 @dataclass(frozen=True)
