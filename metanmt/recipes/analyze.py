@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ def run(
         model, tokenizer = load_checkpoint(path, pair)
         check_tokenizer(tokenizer, store.digest, str(path), data)
         text = as_read_by(tokenizer, store, pair, bitext)
-        batch = make_batch(text, np.arange(len(text)), MICRO_TOKENS, tokenizer.pad_id)
+        # One by one: in larger batches the order would depend on how long sentences are to each tokenizer.
+        each = (make_batch(text, np.array([index]), MICRO_TOKENS, tokenizer.pad_id) for index in range(len(text)))
         models.append(model.to(device()))
-        states.append(representations(model, batch))
+        states.append(representations(model, chain.from_iterable(each)))
     if not same_but_for_new_rows(*models):
         raise CheckpointError(
             f"{after} is not an adaptation of {before}: their shapes differ.",
