@@ -90,7 +90,8 @@ def test_text_is_tokenized_for_a_run_that_is_to_be_fine_tuned(
     assert facts["tokenizer_digest"] == TokenStore.open(data).digest != TokenStore.open(tmp_path / "out").digest
     mine.write_text(MINE.replace("vocabulary_size = 330", f'pretrained = "{folder}"'), encoding="utf-8")
     assert prepare.run(mine, tmp_path / "same")["tokenizer_digest"] == facts["tokenizer_digest"]
-    settings = small_config("fine_tune.min_updates=4", "fine_tune.max_updates=4").fine_tune
+    updates = ("fine_tune.min_updates=4", "fine_tune.max_updates=4", "fine_tune.learning_rate=1e-3")
+    settings = small_config(*updates).fine_tune
     text = Text(data=tmp_path / "new", train_set="train")
     adapted = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, settings)
     assert adapted["updates"] == 4
