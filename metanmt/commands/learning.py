@@ -298,8 +298,8 @@ def _chosen(facts: dict[str, Any]) -> str:
     if facts["best"]["update"] or not facts["updates"]:
         return f"at update {facts['best']['update']} of {facts['updates']}"
     start = "untrained, as it began" if facts["init"] == "none" else "--init's, unchanged"
-    if facts.get("aligned_pieces"):
-        start = "--init's, with its pieces aligned"
+    if facts.get("aligned_pieces") or facts.get("new_pieces"):
+        start = "--init's, with new pieces or aligned ones"
     return f"no update of {facts['updates']} was better: the model is {start}"
 
 

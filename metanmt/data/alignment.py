@@ -72,13 +72,13 @@ def _links(bitexts: Sequence[Bitext], special: Ids, most: int) -> tuple[Ids, Ids
     links, tokens = 0, 0
     for bitext in bitexts:
         for number in bitext.shorter_than(LONGEST_ALIGNED).tolist():
+            if links > most:
+                break
             one, other = (_without(side, number, special) for side in (bitext.source, bitext.target))
             rows, columns = np.repeat(np.arange(len(one)), len(other)), np.tile(np.arange(len(other)), len(one))
             parts.append((one[rows], other[columns], tokens + rows, tokens + columns))
             tokens += max(len(one), len(other))
             links += len(rows)
-            if links > most:
-                break
     if not parts:
         empty = np.zeros(0, dtype=np.int64)
         return empty, empty, empty, empty

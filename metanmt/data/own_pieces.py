@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 
 from metanmt.data.tokenizer import SentencePieceTokenizer, train_tokenizer
-from metanmt.errors import ConfigError
+from metanmt.errors import ConfigError, CorpusError
 
 NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
 # Times as many pieces as are wanted, and shares of characters with a piece of their own, the rest staying in bytes; the
@@ -24,44 +24,34 @@ FEWEST = 2  # uses of a piece in the text, or nothing can be learned of it
 
 
 def with_own_pieces(
-    tokenizer: SentencePieceTokenizer, sources: Sequence[str], targets: Sequence[str], most: int
+    tokenizer: SentencePieceTokenizer, sources: Sequence[str], most: int
 ) -> tuple[SentencePieceTokenizer, list[list[int]]]:
     """Return a vocabulary with pieces of the source language's own behind those that are there, whose ids stay.
 
-    And the ids that spelled each new piece so far.
-
-    They are those of a unigram model of the sources alone (Kudo 2018) that the vocabulary lacks and that are used
-    twice or more, with the probabilities that they have there. Targets are cut as before: a piece that would be used
-    in them is left out.
+    And the ids that spelled each new piece so far. The pieces are those of a unigram model of the sources alone (Kudo
+    2018) that the vocabulary lacks and that are used twice or more, with the probabilities that they have there.
+    Targets are cut as before.
 
     Args:
         tokenizer: the vocabulary.
         sources: sentences of the language, in the tokenizer's form of sources.
-        targets: their translations.
-        most: pieces of that unigram model, so that no more than these are new; more if the script has more characters.
-
-    Raises:
-        ConfigError: it has more than eight times as many.
+        most: pieces of that unigram model, so that no more than these are new; up to eight times as many if the script
+            has more characters, and if it has more than that, there are none.
     """
-    every = max(1, len(sources) // MOST_SENTENCES)
-    sources, targets = sources[::every], targets[::every]
-    learned = _unigram(sources, most).scored_pieces()
+    sources = sources[:: -(-len(sources) // MOST_SENTENCES) or 1]
+    learned = _unigram(sources, most)
     known = set(tokenizer.pieces())
     new = {piece: score for piece, score in learned.items() if piece not in known}
-    in_targets = _used(tokenizer.with_pieces(new), targets)
-    new = {piece: score for piece, score in new.items() if piece not in in_targets}
     used = _used(tokenizer.with_pieces(new), sources)
     new = {piece: score for piece, score in new.items() if used[piece] >= FEWEST}
     return tokenizer.with_pieces(new), tokenizer.spell(list(new))
 
 
-def _unigram(sources: Sequence[str], most: int) -> SentencePieceTokenizer:
+def _unigram(sources: Sequence[str], most: int) -> dict[str, float]:
     for times, coverage in TRIED:
-        with suppress(ConfigError):
-            return train_tokenizer(iter(sources), [], times * most + NO_TEXT, coverage)
-    raise ConfigError(
-        f"{most} pieces are too few for the characters of the text.", "Give fine_tune.new_pieces a larger number."
-    )
+        with suppress(ConfigError, CorpusError):
+            return train_tokenizer(iter(sources), [], times * most + NO_TEXT, coverage).scored_pieces()
+    return {}
 
 
 def _used(tokenizer: SentencePieceTokenizer, sentences: Sequence[str]) -> Counter[str]:

@@ -73,14 +73,21 @@ class SentencePieceTokenizer:
     Args:
         model: of SentencePiece.
         source_form: in which sources are cut into pieces.
-        extends: the digest of the tokenizer that it has all pieces of, by the same ids, if there is one.
+        extends: digests of the tokenizers that it has all pieces of, by the same ids, if there are any.
+        target_pieces: targets are cut into so many of its pieces, the first, as by the oldest of those; 0: into all.
     """
 
-    def __init__(self, model: bytes, source_form: SourceForm = "written", extends: str = "") -> None:
+    def __init__(
+        self, model: bytes, source_form: SourceForm = "written", extends: Sequence[str] = (), target_pieces: int = 0
+    ) -> None:
         import sentencepiece
 
-        self._model, self.source_form, self.extends = model, source_form, extends
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._model, self.source_form, self.extends, self._target_pieces = model, source_form, extends, target_pieces
+        self._processor = self._of_targets = sentencepiece.SentencePieceProcessor(model_proto=model)
+        if target_pieces:
+            proto = _proto(model)
+            del proto.pieces[target_pieces:]
+            self._of_targets = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.pad_id, self.eos_id = PAD_ID, END_ID
         self.vocabulary_size: int = self._processor.get_piece_size()
         self.targets = {
@@ -97,7 +104,7 @@ class SentencePieceTokenizer:
     def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return `[*pieces, end]` for every sentence."""
         self._tag_id(pair)
-        return [[*ids, END_ID] for ids in self.ids(sentences)]
+        return [[*ids, END_ID] for ids in self._of_targets.encode(list(sentences))]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the sentences; ids up to the first end mark count, special tokens are dropped."""
@@ -122,12 +129,13 @@ class SentencePieceTokenizer:
         return {item.piece: item.score for item in proto.pieces if item.type == item.NORMAL}
 
     def with_pieces(self, pieces: Mapping[str, float]) -> SentencePieceTokenizer:
-        """Return a tokenizer with these pieces and log-probabilities too; all ids there are stay what they are."""
+        """Return a tokenizer with these pieces of sources and log-probabilities too; all ids stay what they are."""
         proto = _proto(self._model)
         for piece, score in pieces.items():
             proto.pieces.add(piece=piece, score=score)
         proto.trainer_spec.vocab_size = len(proto.pieces)
-        return SentencePieceTokenizer(proto.SerializeToString(), self.source_form, self.extends or self.digest())
+        extends, target_pieces = (*self.extends, self.digest()), self._target_pieces or self.vocabulary_size
+        return SentencePieceTokenizer(proto.SerializeToString(), self.source_form, extends, target_pieces)
 
     def ids(self, sentences: Sequence[str]) -> list[list[int]]:
         """Return the pieces of every sentence alone, as it stands, without tag and end mark."""
@@ -143,9 +151,10 @@ class SentencePieceTokenizer:
         return list(processor.encode([piece.replace(WORD_START, " ") for piece in pieces]))
 
     def digest(self) -> str:
-        """Return the SHA-256 of the SentencePiece model, and of the form of sources if it is not as written."""
+        """Return the SHA-256 of the SentencePiece model, and of what differs from it in sources or targets."""
         form = b"" if self.source_form == "written" else self.source_form.encode()
-        return hashlib.sha256(self._model + form).hexdigest()
+        targets = str(self._target_pieces).encode() if self._target_pieces else b""
+        return hashlib.sha256(self._model + form + targets).hexdigest()
 
     def save(self, folder: Path, pair: Pair | None = None) -> None:
         """Write both forms. `AutoTokenizer` will tag every source with the target of `pair` (default: the first)."""
@@ -166,7 +175,8 @@ class SentencePieceTokenizer:
         )
         fast.save_pretrained(folder)
         facts = {"kind": "sentencepiece", "source_form": self.source_form}
-        write_json(folder / FACTS_FILE, {**facts, "extends": self.extends} if self.extends else facts)
+        grown = {"extends": list(self.extends), "target_pieces": self._target_pieces}
+        write_json(folder / FACTS_FILE, {**facts, **grown} if self.extends else facts)
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
@@ -199,7 +209,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         model = (folder / MODEL_FILE).read_bytes()
         if model:  # SentencePiece takes nothing at all for a model without pieces
-            return SentencePieceTokenizer(model, form, str(facts.get("extends", "")))
+            return SentencePieceTokenizer(model, form, facts.get("extends", ()), facts.get("target_pieces", 0))
     except (OSError, RuntimeError):
         pass
     raise _damaged(folder / MODEL_FILE)

@@ -11,7 +11,7 @@ from metanmt.config import Config
 from metanmt.data.counterparts import Counterparts, find_counterparts
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
-from metanmt.data.tokenizer import Tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.meta.task import Task
 from metanmt.meta.validation import check_updates
@@ -48,7 +48,10 @@ def make_initialization(config: Config, store: TokenStore, tokenizer: Tokenizer)
 def run_counterparts(
     model: PreTrainedModel, tasks: Sequence[Task], tokenizer: Tokenizer, last: Path, *, stop: Callable[[], bool]
 ) -> Counterparts | None:
-    """Return the counterparts in the text of a run's tasks; None if its checkpoints have no embeddings of their own.
+    """Return the counterparts in the text of a run's tasks; None for a run that fine-tuning could not use them of.
+
+    That is one of adapters or with a universal lexicon, whose checkpoints have no embeddings of their own, and one of a
+    pretrained vocabulary.
 
     A run that is to stop meanwhile does without, and finds them when it goes on.
 
@@ -59,7 +62,7 @@ def run_counterparts(
         last: its last checkpoint, which has them already if there is one.
         stop: asked before every task; when it says so, the result is None.
     """
-    if has_adapter(model) or lexicon_of(model) is not None:
+    if has_adapter(model) or lexicon_of(model) is not None or not isinstance(tokenizer, SentencePieceTokenizer):
         return None
     if kept := Counterparts.load(last):
         return kept

@@ -201,7 +201,7 @@ def outline(model: ModelConfig, tokenizer: Tokenizer, checkpoint: str = "") -> P
 
 def check_tokenizer(tokenizer: Tokenizer, digest: str, checkpoint: str, data: Path) -> None:
     """Raise a CheckpointError if a checkpoint does not have the tokenizer of a data folder, or one that extends it."""
-    if digest not in (tokenizer.digest(), getattr(tokenizer, "extends", "")):
+    if digest not in (tokenizer.digest(), *getattr(tokenizer, "extends", ())):
         raise CheckpointError(
             f"{data} was prepared with another tokenizer than that of {checkpoint}.",
             f"Use the data it was trained on, or prepare this text anew: metanmt prepare ... --tokenizer {checkpoint}",

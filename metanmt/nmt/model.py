@@ -139,8 +139,8 @@ def check_same_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     if (folder / FACTS_FILE).is_file() and load_tokenizer(folder).digest() != tokenizer.digest():
         raise CheckpointError(
             f"{folder} has another tokenizer than the data.",
-            f"Its embeddings stand for its own pieces: metanmt prepare ... --tokenizer {folder}; or, if it was fine-tuned "
-            "from this data, fine-tune it with --new-pieces 0.",
+            f"Its embeddings stand for its own pieces: metanmt prepare ... --tokenizer {folder}; or fine-tune what "
+            "it is made of with --new-pieces 0.",
         )
 
 

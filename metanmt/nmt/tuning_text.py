@@ -152,9 +152,9 @@ def _whole_sets(
 
 def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any]) -> Tokenised:
     """Return the text with its sources cut by a vocabulary that has pieces of the language's own too."""
-    sources, targets = (_texts(side, read.tokenizer) for side in (read.train.source, read.train.target))
+    sources = _texts(read.train.source, read.tokenizer)
     assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
-    grown, spelled = with_own_pieces(read.tokenizer, sources, targets, most)
+    grown, spelled = with_own_pieces(read.tokenizer, sources, most)
     train, dev = (recut(part, read.tokenizer, grown, pair) for part in (read.train, read.dev))
     before, after = (float(part.source.offsets[-1]) / len(part) for part in (read.train, train))
     say(f"{len(spelled):,} new pieces of {pair.source}: a sentence takes {after:.1f} instead of {before:.1f}")

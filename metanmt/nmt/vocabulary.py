@@ -18,7 +18,7 @@ from metanmt.errors import ConfigError
 from metanmt.nmt.model import update_weights
 
 HARDLY_READ, HARDLY_WRITTEN = 2_000, 50  # times that the meta-train text has a piece on a side
-WELL_TRAINED = 200
+SIZED = 200  # times that pieces are read whose size others are given
 LEAST_HEARD = 3.0  # links of a target piece in the meta-train text
 LEAST_SHARE = 0.1  # of the links of a piece that count
 NONE = "Leave fine_tune.new_pieces (--new-pieces) out."
@@ -103,7 +103,7 @@ def align_embeddings(
     share = counts / linked[source]
     likely = share > LEAST_SHARE
     means, _ = _weighted_means(anchors, source[likely], target[likely], share[likely])
-    trained = np.flatnonzero(counterparts.source_counts >= WELL_TRAINED)
+    trained = np.flatnonzero(counterparts.source_counts >= SIZED)
     if not len(trained):
         return 0
     size = table[torch.from_numpy(trained).to(table.device)].norm(dim=1).mean()

@@ -163,7 +163,7 @@ class _Start:
         return network, tokenizer
 
     def pieces(
-        self, config: FineTuneConfig, network: PreTrainedModel | None, tokenizer: Tokenizer, text: Text
+        self, config: FineTuneConfig, network: PreTrainedModel | None, tokenizer: Tokenizer, text: Text, pair: Pair
     ) -> tuple[int, Counterparts | None]:
         """Return how many pieces the vocabulary is to gain, and by what they and others are aligned, if they are.
 
@@ -180,6 +180,8 @@ class _Start:
             return 0, None
         aligned = config.align and network is not None
         counterparts = Counterparts.load(checkpoint_folder(Path(self.init))) if aligned else None
+        if counterparts and pair.target not in counterparts.tables:
+            counterparts = None
         return NEEDED if counterparts and config.new_pieces == AS_NEEDED else config.new_pieces, counterparts
 
     def check_scratch(self) -> None:
@@ -219,7 +221,7 @@ def _prepared(
         update_weights(network, start.update)  # what cannot move is said before anything is computed
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
-    new_pieces, counterparts = start.pieces(config, network, tokenizer, text)
+    new_pieces, counterparts = start.pieces(config, network, tokenizer, text, pair)
     read = text_to_adapt_on(pair, text, store, own, tokenizer, facts, new_pieces=new_pieces, seed=start.seed)
     if network is None:
         return start.made(read.tokenizer), read, facts

@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from metanmt.data.own_pieces import FEWEST, with_own_pieces
-from metanmt.data.tokenizer import SentencePieceTokenizer
-from metanmt.errors import ConfigError
+from metanmt.data.tokenizer import SentencePieceTokenizer, load_tokenizer
+from metanmt.nmt.checkpoint import check_tokenizer
 from tests import toy
 from tests.data.test_tokenizer import everything
 
@@ -19,14 +19,15 @@ MOST = 150
 
 @pytest.fixture(scope="module")
 def grown(tokenizer: SentencePieceTokenizer) -> SentencePieceTokenizer:
-    return with_own_pieces(tokenizer, GEORGIAN, ENGLISH, MOST)[0]
+    return with_own_pieces(tokenizer, GEORGIAN, MOST)[0]
 
 
 def test_what_was_there_stays(tokenizer: SentencePieceTokenizer, grown: SentencePieceTokenizer) -> None:
     assert grown.pieces()[: tokenizer.vocabulary_size] == tokenizer.pieces()
     assert 0 < grown.vocabulary_size - tokenizer.vocabulary_size <= MOST
     assert (grown.targets, grown.special_ids()) == (tokenizer.targets, tokenizer.special_ids())
-    assert grown.ids(ENGLISH) == tokenizer.ids(ENGLISH), "targets are cut as the model has learned to write them"
+    both = [*ENGLISH, *GEORGIAN]
+    assert grown.encode_target(both, toy.PAIR) == tokenizer.encode_target(both, toy.PAIR), "as it has learned to write"
     assert grown.digest() != tokenizer.digest()
 
 
@@ -46,7 +47,7 @@ def test_every_new_piece_is_used_where_it_is_learned(
 
 
 def test_new_pieces_are_spelled_by_those_that_are_there(tokenizer: SentencePieceTokenizer) -> None:
-    grown, spelled = with_own_pieces(tokenizer, GEORGIAN, ENGLISH, MOST)
+    grown, spelled = with_own_pieces(tokenizer, GEORGIAN, MOST)
     texts = [piece.replace("▁", " ") for piece in grown.pieces()[tokenizer.vocabulary_size :]]
     assert any(text.startswith(" ") for text in texts)
     assert not all(text.startswith(" ") for text in texts)
@@ -63,20 +64,32 @@ def test_auto_tokenizer_gives_the_same_ids(grown: SentencePieceTokenizer, tmp_pa
     assert len(plain) == grown.vocabulary_size
 
 
-def test_too_few_pieces_for_the_script_are_refused(tokenizer: SentencePieceTokenizer) -> None:
-    with pytest.raises(ConfigError, match="2 pieces are too few for the characters"):
-        with_own_pieces(tokenizer, GEORGIAN, ENGLISH, 2)
+def test_a_script_of_more_characters_than_that_is_left_as_it_is(tokenizer: SentencePieceTokenizer) -> None:
+    grown, spelled = with_own_pieces(tokenizer, GEORGIAN, 2)
+    assert (grown.pieces(), spelled) == (tokenizer.pieces(), [])
+
+
+def test_a_vocabulary_may_grow_twice(
+    tokenizer: SentencePieceTokenizer, grown: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    twice, _ = with_own_pieces(grown, [source for source, _ in toy.lines(80, language="hy")], 50)
+    twice.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.digest() == twice.digest()
+    for known in (tokenizer, grown):
+        check_tokenizer(again, known.digest(), "checkpoint", tmp_path)
+    assert again.encode_target(GEORGIAN, toy.PAIR) == tokenizer.encode_target(GEORGIAN, toy.PAIR)
 
 
 def test_a_script_of_many_characters_gets_as_many_pieces_as_it_takes(tokenizer: SentencePieceTokenizer) -> None:
-    chinese, english = map(list, zip(*toy.lines(300, language="zh"), strict=True))
-    grown, _ = with_own_pieces(tokenizer, chinese, english, 100)
+    chinese = [source for source, _ in toy.lines(300, language="zh")]
+    grown, _ = with_own_pieces(tokenizer, chinese, 100)
     assert grown.vocabulary_size - tokenizer.vocabulary_size > 100
     assert sum(map(len, grown.ids(chinese))) < 0.6 * sum(map(len, tokenizer.ids(chinese)))
 
 
 def test_a_language_that_is_known_gains_few(tokenizer: SentencePieceTokenizer) -> None:
     """What its own text has learned already is not learned again."""
-    german, english = map(list, zip(*toy.lines(300), strict=True))
-    grown, _ = with_own_pieces(tokenizer, german, english, 100)
+    german = [source for source, _ in toy.lines(300)]
+    grown, _ = with_own_pieces(tokenizer, german, 100)
     assert grown.vocabulary_size - tokenizer.vocabulary_size < 50
