@@ -43,17 +43,18 @@ class Alignment:
 
 
 def align(
-    bitexts: Sequence[Bitext], special: Collection[int], vocabulary_size: int, most_links: int = MOST_LINKS
+    bitexts: Sequence[Bitext], special: Collection[int], vocabulary_size: int, longest: int = LONGEST_ALIGNED
 ) -> Alignment:
     """Return the word alignment of parallel text.
 
     Args:
-        bitexts: tokenised sentence pairs; from the first on, as many as the links allow.
+        bitexts: tokenised sentence pairs; from the first on, as many as four million links allow, pairs of a token and
+            one of its translation.
         special: ids that are no piece of text.
         vocabulary_size: ids there are.
-        most_links: pairs of a token and one of its translation that are looked at, about.
+        longest: tokens a side of a sentence pair that counts.
     """
-    source, target, place_source, place_target = _links(bitexts, np.array(sorted(special)), most_links)
+    source, target, place_source, place_target = _links(bitexts, np.array(sorted(special)), longest)
     if not len(source):
         ids, floats = np.zeros(0, dtype=np.int64), np.zeros(0)
         return Alignment(ids, ids, floats, floats, floats, floats)
@@ -66,13 +67,13 @@ def align(
     return Alignment(type_source, type_target, forward, backward, forward_counts, agreed)
 
 
-def _links(bitexts: Sequence[Bitext], special: Ids, most: int) -> tuple[Ids, Ids, Ids, Ids]:
+def _links(bitexts: Sequence[Bitext], special: Ids, longest: int) -> tuple[Ids, Ids, Ids, Ids]:
     """Return every possible link within a sentence pair: its two ids, and which token of the text each of them is."""
     parts: list[tuple[Ids, Ids, Ids, Ids]] = []
     links, tokens = 0, 0
     for bitext in bitexts:
-        for number in bitext.shorter_than(LONGEST_ALIGNED).tolist():
-            if links > most:
+        for number in bitext.shorter_than(longest).tolist():
+            if links > MOST_LINKS:
                 break
             one, other = (_without(side, number, special) for side in (bitext.source, bitext.target))
             rows, columns = np.repeat(np.arange(len(one)), len(other)), np.tile(np.arange(len(other)), len(one))

@@ -19,6 +19,7 @@ from metanmt.nmt.model import update_weights
 
 HARDLY_READ, HARDLY_WRITTEN = 2_000, 50  # times that the meta-train text has a piece on a side
 SIZED = 200  # times that pieces are read whose size others are given
+LONGEST = 120  # tokens a side of a sentence pair that tells how pieces are translated: there are few
 LEAST_HEARD = 3.0  # links of a target piece in the meta-train text
 LEAST_SHARE = 0.1  # of the links of a piece that count
 NONE = "Leave fine_tune.new_pieces (--new-pieces) out."
@@ -96,7 +97,7 @@ def align_embeddings(
     if called is None:
         return 0
     anchors, heard = _weighted_means(table, called.target, called.source, called.weight)
-    links = align([train], special, rows)
+    links = align([train], special, rows, LONGEST)
     kept = (links.target < known) & (heard[np.minimum(links.target, known - 1)] >= LEAST_HEARD)
     source, target, counts = links.source[kept], links.target[kept], links.agreed[kept]
     linked = np.bincount(source, counts, minlength=rows)
