@@ -73,49 +73,47 @@ class Tokenised:
 
 
 def text_to_adapt_on(
+    train: Bitext,
+    dev: Bitext | None,
     pair: Pair,
-    text: Text,
-    store: TokenStore | None,
-    own: Mapping[str, SentencePairs],
     tokenizer: Tokenizer,
     facts: dict[str, Any],
     *,
+    budget_words: int | None,
     new_pieces: int,
     seed: int,
 ) -> Tokenised:
-    """Return the text as the model reads it.
+    """Return the text as the model reads it: drawn, with a dev set, cut into the pieces that it is to have.
 
     Args:
+        train, dev: the whole of it, as `whole_sets` has it.
         pair: which pair.
-        text: where it comes from.
-        store: the data folder, if it comes from one; or
-        own: the sentence pairs of the user's files, by "train" and "dev".
-        tokenizer: of the model, and of the data folder.
+        tokenizer: of the model, by which it is cut.
         facts: what was drawn, dropped and held out is noted in it, and what the tokenizer has gained.
+        budget_words: target words to draw; None for all.
         new_pieces: of the language's own, at most, that the tokenizer is to have too, or AS_NEEDED; 0 where there is
             an `nmt.vocabulary.obstacle`.
         seed: of the budget's draw, and of what is held out.
     """
-    train, dev = _whole_sets(pair, text, store, own, tokenizer, facts)
     whole, foreign = train, _foreign(train)
     if new_pieces == AS_NEEDED:
         new_pieces = NEEDED if foreign else 0
     if not (new_pieces and foreign):  # or else they make sentences short enough
         train = _short_enough(train, str(pair), tokenizer, facts)
     usable = train
-    if text.budget_words is not None:
-        if text.budget_words < 1:
+    if budget_words is not None:
+        if budget_words < 1:
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
         words, most = (int(part.target_words.sum(dtype="int64")) for part in (whole, usable))
         # A budget of the whole set is one of all that is short enough.
-        budget = min(text.budget_words, most) if text.budget_words <= words else text.budget_words
+        budget = min(budget_words, most) if budget_words <= words else budget_words
         train = train.draw(budget, seed, pair)
-        facts["budget_words"] = text.budget_words
+        facts["budget_words"] = budget_words
     if dev is None:
         before = len(train)
-        if text.budget_words is not None and before < 2 * SMALLEST_DEV <= len(usable):
+        if budget_words is not None and before < 2 * SMALLEST_DEV <= len(usable):
             raise UsageError(
-                f"--budget {text.budget_words} draws {before} of {len(usable):,} sentence pairs: too few to adapt on "
+                f"--budget {budget_words} draws {before} of {len(usable):,} sentence pairs: too few to adapt on "
                 "and to choose by.",
                 f"Give a larger --budget, of at least {2 * SMALLEST_DEV} pairs.",
             )
@@ -129,7 +127,7 @@ def text_to_adapt_on(
     return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", tokenizer, facts, "in dev"))
 
 
-def _whole_sets(
+def whole_sets(
     pair: Pair,
     text: Text,
     store: TokenStore | None,
@@ -137,7 +135,16 @@ def _whole_sets(
     tokenizer: Tokenizer,
     facts: dict[str, Any],
 ) -> tuple[Bitext, Bitext | None]:
-    """Return what there is to adapt on, and the dev set if there is one."""
+    """Return what there is to adapt on, and the dev set if there is one.
+
+    Args:
+        pair: which pair.
+        text: where it comes from.
+        store: the data folder, if it comes from one; or
+        own: the sentence pairs of the user's files, by "train" and "dev".
+        tokenizer: of the model; that of the data folder, or one that extends it.
+        facts: the names of the sets are noted in it.
+    """
     if store is None:
         return tokenized(tokenizer, own["train"], pair), tokenized(tokenizer, own["dev"], pair) if own["dev"] else None
     optional = text.dev_set == Text.dev_set and text.dev_set not in store.sets(pair)

@@ -40,6 +40,7 @@ from metanmt.nmt.tuning_text import (
     own_tokenizer,
     say_if_foreign,
     text_to_adapt_on,
+    whole_sets,
 )
 from metanmt.nmt.vocabulary import NONE, align_embeddings, grow_embeddings, obstacle
 from metanmt.runlog import say
@@ -222,7 +223,10 @@ def _prepared(
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
     new_pieces, counterparts = start.pieces(config, network, tokenizer, text, pair)
-    read = text_to_adapt_on(pair, text, store, own, tokenizer, facts, new_pieces=new_pieces, seed=start.seed)
+    train, dev = whole_sets(pair, text, store, own, tokenizer, facts)
+    read = text_to_adapt_on(
+        train, dev, pair, tokenizer, facts, budget_words=text.budget_words, new_pieces=new_pieces, seed=start.seed
+    )
     if network is None:
         return start.made(read.tokenizer), read, facts
     if read.spelled:
