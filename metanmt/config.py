@@ -90,6 +90,11 @@ class OuterConfig:
         900_000, "cost of the whole run: target tokens in forward-backward passes, support and query alike"
     )
     joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over")
+    unseen_share: float = setting(
+        0.0,
+        "share of the learner's episodes that meet their language as fine-tuning meets a new one: pieces of its "
+        "own, which begin as counterparts in the other languages",
+    )
     parent: str = setting("auto", 'transfer: the parent pair, such as "pt-en"; auto tries every meta-train pair')
     parent_share: float = setting(0.2, "transfer: share of the cost spent on trying them, evenly")
     meta_batch_size: int = setting(4, "tasks an outer step")
@@ -197,7 +202,7 @@ class FineTuneConfig:
 
 LEARNERS_OWN = {
     "inner": tuple(item.name for item in fields(InnerConfig)),
-    "outer": ("joint_share", "own_rate_scale"),
+    "outer": ("joint_share", "unseen_share", "own_rate_scale"),
 }
 """Settings by section of which each learner has its own, in the shipped configuration of its name."""
 

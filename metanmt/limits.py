@@ -48,7 +48,8 @@ RANGES = (
         "Give a positive number, such as 0.05.",
     ),
     (
-        "outer.joint_share outer.first_share outer.parent_share inner.first_order_share inner.multi_step_share "
+        "outer.joint_share outer.unseen_share outer.first_share outer.parent_share inner.first_order_share "
+        "inner.multi_step_share "
         "fine_tune.warmup_share fine_tune.average_share outer.label_smoothing fine_tune.label_smoothing",
         0,
         1,

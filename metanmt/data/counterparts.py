@@ -2,7 +2,7 @@
 
 An unseen language's pieces begin as embeddings that say nothing. What a few hundred of its sentences tell is which
 English pieces they are translated by; what these are called, the languages tell that a model has learned from. So a run
-keeps a table of that, which `metanmt.nmt.vocabulary.align_embeddings` reads.
+keeps a table of that, which `metanmt.nmt.beginnings` reads.
 """
 
 from __future__ import annotations
@@ -80,28 +80,35 @@ class Counterparts:
             raise CheckpointError(f"{path} is damaged.", "Copy the checkpoint again, or make it anew.") from None
 
 
-def find_counterparts(
-    texts: Iterable[tuple[Pair, Bitext]], special: Collection[int], vocabulary_size: int
-) -> Counterparts:
-    """Return the counterparts in parallel text.
+def find_counterparts(pair: Pair, bitext: Bitext, special: Collection[int], vocabulary_size: int) -> Counterparts:
+    """Return the counterparts in one set of parallel text.
 
     Args:
-        texts: a pair and a training set of it each; 5,000 sentence pairs of each, of 40 tokens a side at most, are
-            aligned.
+        pair: of the text.
+        bitext: 5,000 of its sentence pairs, of 40 tokens a side at most, are aligned.
         special: ids that are no piece of text.
         vocabulary_size: ids there are.
     """
+    counts = np.zeros((2, vocabulary_size), dtype=np.int64)
+    for row, side in zip(counts, (bitext.source, bitext.target), strict=True):
+        for start in range(0, len(side.ids), AT_ONCE):
+            row += np.bincount(side.ids[start : start + AT_ONCE], minlength=vocabulary_size)
+    drawn = np.random.default_rng(0).permutation(bitext.shorter_than(LONGEST_ALIGNED))[:SENTENCES]
+    links = align([bitext.take(drawn)], special, vocabulary_size)
+    of_target = np.bincount(links.target, links.agreed, minlength=vocabulary_size)
+    kept = links.agreed > LEAST_SHARE * of_target[links.target]
+    table = Table(links.source[kept], links.target[kept], links.agreed[kept])
+    return Counterparts({pair.target: table}, *counts)
+
+
+def merged(parts: Iterable[Counterparts], vocabulary_size: int) -> Counterparts:
+    """Return what several texts say together."""
     found: defaultdict[str, list[Table]] = defaultdict(list)
     counts = np.zeros((2, vocabulary_size), dtype=np.int64)
-    for pair, bitext in texts:
-        for row, side in zip(counts, (bitext.source, bitext.target), strict=True):
-            for start in range(0, len(side.ids), AT_ONCE):
-                row += np.bincount(side.ids[start : start + AT_ONCE], minlength=vocabulary_size)
-        drawn = np.random.default_rng(0).permutation(bitext.shorter_than(LONGEST_ALIGNED))[:SENTENCES]
-        links = align([bitext.take(drawn)], special, vocabulary_size)
-        of_target = np.bincount(links.target, links.agreed, minlength=vocabulary_size)
-        kept = links.agreed > LEAST_SHARE * of_target[links.target]
-        found[pair.target].append(Table(links.source[kept], links.target[kept], links.agreed[kept]))
+    for part in parts:
+        counts += [part.source_counts, part.target_counts]
+        for language, table in part.tables.items():
+            found[language].append(table)
     return Counterparts({name: _merged(tables, vocabulary_size) for name, tables in found.items()}, *counts)
 
 

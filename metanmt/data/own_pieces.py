@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 
-from metanmt.data.tokenizer import SentencePieceTokenizer, train_tokenizer
+from metanmt.data.language import Pair
+from metanmt.data.store import Bitext, Side
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError
 
 NO_TEXT = 256 + 3  # bytes and marks, which a vocabulary has beside the pieces of text
@@ -45,6 +48,16 @@ def with_own_pieces(
     used = _used(tokenizer.with_pieces(new), sources)
     new = {piece: score for piece, score in new.items() if used[piece] >= FEWEST}
     return tokenizer.with_pieces(new), tokenizer.spell(list(new))
+
+
+def recut(text: Bitext, tokenizer: Tokenizer, grown: Tokenizer, pair: Pair) -> Bitext:
+    """Return the text with its sources cut by a tokenizer that extends the one by which they are."""
+    return replace(text, source=Side.of(grown.encode_source(texts_of(text.source, tokenizer), pair)))
+
+
+def texts_of(side: Side, tokenizer: Tokenizer) -> list[str]:
+    """Return the sentences that a tokenizer has cut."""
+    return tokenizer.decode([side.sentence(index).tolist() for index in range(len(side.offsets) - 1)])
 
 
 def _unigram(sources: Sequence[str], most: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
 PAD_ID, UNKNOWN_ID, END_ID = 0, 1, 2
 WORD_START = "▁"
 MODEL_FILE = "sentencepiece.model"
+FEW = 1_000  # sentences
 
 
 class Tokenizer(Protocol):
@@ -108,7 +109,8 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the sentences; ids up to the first end mark count, special tokens are dropped."""
-        return list(self._processor.decode([_pieces_only(sentence) for sentence in ids]))
+        pieces = [_pieces_only(sentence) for sentence in ids]
+        return list(self._processor.decode(pieces, num_threads=_threads(pieces)))
 
     def forced_bos_id(self, pair: Pair) -> int | None:
         """Return None: the tag stands on the source side."""
@@ -139,7 +141,7 @@ class SentencePieceTokenizer:
 
     def ids(self, sentences: Sequence[str]) -> list[list[int]]:
         """Return the pieces of every sentence alone, as it stands, without tag and end mark."""
-        return list(self._processor.encode(list(sentences)))
+        return list(self._processor.encode(list(sentences), num_threads=_threads(sentences)))
 
     def spell(self, pieces: Sequence[str]) -> list[list[int]]:
         """Return the ids of this vocabulary that spell pieces of another, which need not begin a word."""
@@ -320,6 +322,11 @@ def _pieces_only(ids: Sequence[int]) -> list[int]:
         if index > END_ID:
             kept.append(int(index))
     return kept
+
+
+def _threads(sentences: Sequence[Any]) -> int:
+    """Return how many threads SentencePiece should start for a list: none for a few, or it takes longer; -1: all."""
+    return 1 if len(sentences) < FEW else -1
 
 
 def _damaged(path: Path) -> CheckpointError:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from metanmt.config import Config
-from metanmt.data.counterparts import Counterparts, find_counterparts
-from metanmt.data.language import Pair
-from metanmt.data.store import Bitext, TokenStore
+from metanmt.data.counterparts import Counterparts, find_counterparts, merged
+from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.meta.task import Task
+from metanmt.meta.unseen import UnseenLanguage
 from metanmt.meta.validation import check_updates
 from metanmt.nmt.adapter import make_with_adapter
 from metanmt.nmt.lexicon import add_lexicon, hold_correction, lexicon_of
@@ -45,36 +46,49 @@ def make_initialization(config: Config, store: TokenStore, tokenizer: Tokenizer)
     return model
 
 
-def run_counterparts(
-    model: PreTrainedModel, tasks: Sequence[Task], tokenizer: Tokenizer, last: Path, *, stop: Callable[[], bool]
-) -> Counterparts | None:
-    """Return the counterparts in the text of a run's tasks; None for a run that fine-tuning could not use them of.
+def words_of_run(
+    model: PreTrainedModel,
+    tasks: Sequence[Task],
+    tokenizer: Tokenizer,
+    last: Path,
+    unseen: bool,
+    stop: Callable[[], bool],
+) -> tuple[Counterparts | None, list[Task]]:
+    """Return the counterparts that a run's checkpoints keep, and its tasks, of languages that may be met as new ones.
 
-    That is one of adapters or with a universal lexicon, whose checkpoints have no embeddings of their own, and one of a
-    pretrained vocabulary.
-
-    A run that is to stop meanwhile does without, and finds them when it goes on.
+    A run that fine-tuning could not use them of, with adapters or a universal lexicon, whose checkpoints have no
+    embeddings of their own, or of a pretrained vocabulary, does without either; and so does one that is to stop
+    meanwhile, which finds them when it goes on.
 
     Args:
         model: of the run.
         tasks: that it learns from.
         tokenizer: of both.
-        last: its last checkpoint, which has them already if there is one.
-        stop: asked before every task; when it says so, the result is None.
+        last: its last checkpoint, which has the counterparts already if there is one.
+        unseen: whether languages will be met as new ones.
+        stop: asked before every task.
     """
     if has_adapter(model) or lexicon_of(model) is not None or not isinstance(tokenizer, SentencePieceTokenizer):
-        return None
-    if kept := Counterparts.load(last):
-        return kept
-
-    def texts(progress: Progress) -> Iterator[tuple[Pair, Bitext]]:
+        return None, list(tasks)
+    kept = Counterparts.load(last)
+    if kept and not unseen:
+        return kept, list(tasks)
+    special, size = tokenizer.special_ids(), tokenizer.vocabulary_size
+    found: list[Counterparts] = []
+    as_new: list[Task] = []
+    with Progress("align words", len(tasks) * (1 + unseen), "tasks") as progress:
         for task in tasks:
             if stop():
-                return
+                return None, list(tasks)
             progress.note = str(task)
-            yield task.pair, task.bitext
+            found.append(find_counterparts(task.pair, task.bitext, special, size))
             progress.advance(1)
-
-    with Progress("align words", len(tasks), "tasks") as progress:
-        found = find_counterparts(texts(progress), tokenizer.special_ids(), tokenizer.vocabulary_size)
-    return None if stop() else found
+        for task in tasks if unseen else ():
+            if stop():
+                return None, list(tasks)
+            progress.note = f"{task} as a new language"
+            parts = zip(tasks, found, strict=True)
+            others = merged((part for other, part in parts if other.pair.source != task.pair.source), size)
+            as_new.append(replace(task, unseen=UnseenLanguage(task.pair, task.bitext, tokenizer, others)))
+            progress.advance(1)
+    return kept or merged(found, size), as_new or list(tasks)

@@ -14,7 +14,7 @@ from metanmt.meta.moments import OWN
 from metanmt.meta.run import JOINT, Run, data_digest
 from metanmt.runlog import say
 
-OF_A_LEARNER = ("outer.learner", "outer.own_rate_scale", "outer.parent", "outer.parent_share")
+OF_A_LEARNER = ("outer.learner", "outer.unseen_share", "outer.own_rate_scale", "outer.parent", "outer.parent_share")
 NOT_OF_THE_PHASE = {*OF_A_LEARNER, *LOGGING, *OF_FINE_TUNING_ALONE}
 """Settings that a joint phase does not depend on, beside those of the inner loop."""
 ADDED_LATER = shutil.ignore_patterns("evaluation", "ctranslate2-*")

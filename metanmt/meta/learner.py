@@ -38,6 +38,7 @@ class Learner:
     def __init__(self, initialization: nn.Module, config: Config) -> None:
         self.inner = config.inner
         self.inner_steps = config.inner.steps
+        self.unseen_share = config.outer.unseen_share
         self.own = nn.Module()
         """What is meta-learned beside the initialisation; saved, reduced and clipped by itself."""
         self._initialization = initialization
@@ -47,6 +48,11 @@ class Learner:
         """What the outer loop moves: the initialisation, and what this learner learns beside it, if anything."""
         own = [self.own] if any(True for _ in self.own.parameters()) else []
         return [self._initialization, *own]
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The models that an episode runs through: the initialisation, and the copy of it if there is one."""
+        return [self._initialization, self.fast_model]
 
     @cached_property
     def fast_model(self) -> nn.Module:
@@ -58,7 +64,7 @@ class Learner:
 
     def meta_batch(self, sampler: EpisodeSampler, step: int, ranks: Ranks = ALONE) -> list[Episode]:
         """Return the episodes of a step, or of several processes this one's share, with the batches that it wants."""
-        return sampler.meta_batch(step, self.inner_steps, query=self.query, ranks=ranks)
+        return sampler.meta_batch(step, self.inner_steps, query=self.query, unseen_share=self.unseen_share, ranks=ranks)
 
     def load(self, initialization: nn.Module) -> None:
         """Let the fast weights start at the initialisation."""

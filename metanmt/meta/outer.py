@@ -17,6 +17,7 @@ from metanmt.meta.adaptation import Loss
 from metanmt.meta.distributed import ALONE, Ranks
 from metanmt.meta.learner import Learner
 from metanmt.meta.task import Episode
+from metanmt.meta.unseen import begun
 from metanmt.meta.weights import trainable_weights
 from metanmt.nmt.lexicon import outer_only, set_pair
 from metanmt.nmt.model import clip_gradient
@@ -61,9 +62,10 @@ def outer_step(
     for episode in episodes:
         seed_torch(*episode.seed)  # dropout
         set_pair(initialization, episode.pair)
-        learner.load(initialization)  # fast weights start at the initialisation
-        support_losses += learner.adapt(episode.support, loss)  # the inner loop
-        query_losses += learner.accumulate(initialization, episode.query, loss, scale=1 / outer.meta_batch_size)
+        with begun(learner.models, episode.start):  # a language that is met as a new one has embeddings of its own
+            learner.load(initialization)  # fast weights start at the initialisation
+            support_losses += learner.adapt(episode.support, loss)  # the inner loop
+            query_losses += learner.accumulate(initialization, episode.query, loss, scale=1 / outer.meta_batch_size)
     with _no_second_try():
         norms = []
         for learned in learner.learned:

@@ -19,6 +19,7 @@ from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.errors import ConfigError, CorpusError, UsageError, did_you_mean
 from metanmt.meta.distributed import ALONE, Ranks
+from metanmt.meta.unseen import Start, UnseenLanguage
 
 SOURCE_SHELVES = 4
 
@@ -32,6 +33,7 @@ class Task:
     usable: Indices
     mean_target_tokens: float
     train_set: str = "train"
+    unseen: UnseenLanguage | None = None  # as which its source language may be met
 
     def __str__(self) -> str:
         """Return the name of the pair, and of the set where that is not "train"."""
@@ -42,13 +44,15 @@ class Task:
 class Episode:
     """A support batch for every inner step, and the query set; no sentence pair occurs twice.
 
-    `query` is None for learners that have none (Reptile). `seed` is what dropout in it is drawn from.
+    `query` is None for learners that have none (Reptile). `seed` is what dropout in it is drawn from. `start` is what
+    embeddings of its own the language begins with, if it is met as a new one.
     """
 
     pair: Pair
     support: tuple[Batch, ...]
     query: Batch | None
     seed: tuple[int, ...] = (0,)
+    start: Start | None = None
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -215,33 +219,42 @@ class EpisodeSampler:
         chosen = rng.choice(len(self.tasks), count, replace=count > len(self.tasks), p=self.probabilities)
         return [self.tasks[index] for index in chosen]
 
-    def meta_batch(self, step: int, inner_steps: int, *, query: bool = True, ranks: Ranks = ALONE) -> list[Episode]:
+    def meta_batch(
+        self, step: int, inner_steps: int, *, query: bool = True, unseen_share: float = 0.0, ranks: Ranks = ALONE
+    ) -> list[Episode]:
         """Return the episodes of a step, each with `inner_steps` support batches and, if asked, a query batch.
 
         Of several processes, each is given its own share of the episodes.
         """
         tasks = self.draw_tasks(step)
         return [
-            self.episode(tasks[place], (self.seed, step, 1 + place), inner_steps, query=query)
+            self.episode(
+                tasks[place], (self.seed, step, 1 + place), inner_steps, query=query, unseen_share=unseen_share
+            )
             for place in ranks.share(range(len(tasks)))
         ]
 
-    def episode(self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True) -> Episode:
+    def episode(
+        self, task: Task, seed: tuple[int, ...], inner_steps: int, *, query: bool = True, unseen_share: float = 0.0
+    ) -> Episode:
         """Return one episode of sentences drawn at random from those of like lengths.
 
         All its batches together have `batch.max_tokens` target tokens, however many they are: so every learner makes
         as many outer steps of its tokens as joint training, whose episode is a single batch. Support and query are
         dealt at random from the same draw, so they have the same distribution of lengths, share no sentence, and are
-        padded little; every sentence of a task is equally likely.
+        padded little; every sentence of a task is equally likely. A share of episodes meets the language as a new one.
         """
         rng = np.random.default_rng(seed)
         hands = inner_steps + query
         chosen = self._shelves_of(task).draw(self.batch.max_tokens, hands, rng)
+        parts, text, start = deal(task.bitext, chosen, hands, rng), task.bitext, None
+        if task.unseen is not None and rng.random() < unseen_share:
+            text, start = task.unseen.read(text.take(np.concatenate(parts)), rng)
+            parts = np.split(np.arange(len(text)), np.cumsum([len(part) for part in parts])[:-1])
         batches = [
-            make_batch(task.bitext, part, self.batch.micro_tokens, self.pad_id, self.batch.pass_tokens)
-            for part in deal(task.bitext, chosen, hands, rng)
+            make_batch(text, part, self.batch.micro_tokens, self.pad_id, self.batch.pass_tokens) for part in parts
         ]
-        return Episode(task.pair, tuple(batches[:inner_steps]), batches[-1] if query else None, seed)
+        return Episode(task.pair, tuple(batches[:inner_steps]), batches[-1] if query else None, seed, start)
 
     def _shelves_of(self, task: Task) -> Shelves:
         """Return the shelves of a task, made when first asked for."""

@@ -17,7 +17,7 @@ from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
 from metanmt.data.manifest import kind_of
 from metanmt.data.own_files import detect_source
-from metanmt.data.own_pieces import with_own_pieces
+from metanmt.data.own_pieces import recut, texts_of, with_own_pieces
 from metanmt.data.sources import read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
@@ -159,7 +159,7 @@ def whole_sets(
 
 def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any]) -> Tokenised:
     """Return the text with its sources cut by a vocabulary that has pieces of the language's own too."""
-    sources = _texts(read.train.source, read.tokenizer)
+    sources = texts_of(read.train.source, read.tokenizer)
     assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
     grown, spelled = with_own_pieces(read.tokenizer, sources, most)
     train, dev = (recut(part, read.tokenizer, grown, pair) for part in (read.train, read.dev))
@@ -174,15 +174,6 @@ def as_read_by(tokenizer: Tokenizer, store: TokenStore, pair: Pair, text: Bitext
     if tokenizer.digest() == store.digest:
         return text
     return recut(text, load_tokenizer(store.tokenizer_folder), tokenizer, pair)
-
-
-def recut(text: Bitext, tokenizer: Tokenizer, grown: Tokenizer, pair: Pair) -> Bitext:
-    """Return the text with its sources cut by a tokenizer that extends the one by which they are."""
-    return replace(text, source=Side.of(grown.encode_source(_texts(text.source, tokenizer), pair)))
-
-
-def _texts(side: Side, tokenizer: Tokenizer) -> list[str]:
-    return tokenizer.decode([side.sentence(index).tolist() for index in range(len(side.offsets) - 1)])
 
 
 def _short_enough(text: Bitext, name: str, tokenizer: Tokenizer, facts: dict[str, Any], where: str = "") -> Bitext:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from metanmt.data.alignment import Floats, Ids, align
 from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.errors import ConfigError
+from metanmt.nmt.beginnings import find_beginnings
 from metanmt.nmt.model import update_weights
 
-HARDLY_READ, HARDLY_WRITTEN = 2_000, 50  # times that the meta-train text has a piece on a side
-SIZED = 200  # times that pieces are read whose size others are given
-LONGEST = 120  # tokens a side of a sentence pair that tells how pieces are translated: there are few
-LEAST_HEARD = 3.0  # links of a target piece in the meta-train text
-LEAST_SHARE = 0.1  # of the links of a piece that count
 NONE = "Leave fine_tune.new_pieces (--new-pieces) out."
 
 
@@ -75,12 +71,6 @@ def align_embeddings(
 ) -> int:
     """Let pieces that meta-training hardly saw begin as what their translations are called in its languages.
 
-    Those are new pieces, and others that the meta-train text has at most 2,000 times on its source sides and 50 on
-    its target sides. A word alignment of the text says by which target pieces a piece x is translated, p(e | x); the
-    counterparts, by which source pieces e is expressed in the languages of meta-training, and so their mean A(e). The
-    row becomes sum_e p(e | x) A(e), in the size of embeddings that are well trained: n parts of it to one of what it
-    was, if x was linked n times.
-
     Args:
         model: embeddings (V, d), changed in place.
         counterparts: of the meta-training that the model is from.
@@ -92,36 +82,52 @@ def align_embeddings(
         how many rows moved.
     """
     table = model.get_input_embeddings().weight
-    rows, known = len(table), len(counterparts.source_counts)
-    called = counterparts.tables.get(pair.target)
-    if called is None:
+    found = find_beginnings(counterparts, train, pair, special, len(table))
+    if found is None:
         return 0
-    anchors, heard = _weighted_means(table, called.target, called.source, called.weight)
-    links = align([train], special, rows, LONGEST)
-    kept = (links.target < known) & (heard[np.minimum(links.target, known - 1)] >= LEAST_HEARD)
-    source, target, counts = links.source[kept], links.target[kept], links.agreed[kept]
-    linked = np.bincount(source, counts, minlength=rows)
-    share = counts / linked[source]
-    likely = share > LEAST_SHARE
-    means, _ = _weighted_means(anchors, source[likely], target[likely], share[likely])
-    trained = np.flatnonzero(counterparts.source_counts >= SIZED)
-    if not len(trained):
-        return 0
-    size = table[torch.from_numpy(trained).to(table.device)].norm(dim=1).mean()
-    hardly = (counterparts.source_counts <= HARDLY_READ) & (counterparts.target_counts <= HARDLY_WRITTEN)
-    moving = np.concatenate([hardly, np.ones(rows - known, dtype=bool)]) & (
-        np.bincount(source[likely], minlength=rows) > 0
-    )
-    moved = torch.from_numpy(np.flatnonzero(moving)).to(table.device)
-    trust = torch.from_numpy(linked[moving] / (linked[moving] + 1)).to(table)[:, None]
-    table[moved] += trust * (size * torch.nn.functional.normalize(means[moved], dim=1) - table[moved])
-    return len(moved)
+    rows = torch.from_numpy(found.pieces).to(table.device)
+    table[rows] = found.embeddings(table, before=table[rows])
+    return found.aligned
 
 
-def _weighted_means(table: Tensor, row: Ids, of: Ids, weight: Floats) -> tuple[Tensor, Floats]:
-    """Return (V, d), row by row the mean of other rows of a table by weight, and the sum of weights of each, (V,)."""
-    heard = np.bincount(row, weight, minlength=len(table)).astype(np.float64)
-    ids, others = (torch.from_numpy(numbers).to(table.device) for numbers in (row, of))
-    parts = table[others] * torch.from_numpy(weight).to(table)[:, None]
-    sums = torch.zeros_like(table).index_add_(0, ids, parts)
-    return sums / torch.from_numpy(np.maximum(heard, 1e-9)).to(table)[:, None], heard
+class OwnRows(nn.Module):
+    """Stands where an encoder has its table, which it has with rows behind it that belong to one language.
+
+    Ids (B, S) in, embeddings (B, S, d) out.
+
+    Args:
+        plain: the table (V, d) of the encoder.
+        rows: of ids V and on, (n, d).
+    """
+
+    def __init__(self, plain: nn.Embedding, rows: Tensor) -> None:
+        super().__init__()
+        self.plain, self.own = plain, nn.Parameter(rows.clone())
+        self.scale = float(getattr(plain, "embed_scale", 1.0))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return the scaled embeddings (B, S, d) of ids (B, S)."""
+        known = self.plain.weight.shape[0]
+        places = input_ids - known
+        own = functional.embedding(places.clamp_min(0), self.own) * self.scale
+        return torch.where((places >= 0)[..., None], own, self.plain(input_ids.clamp_max(known - 1)))
+
+
+@contextmanager
+def own_rows(models: Sequence[PreTrainedModel], rows: Tensor) -> Iterator[nn.Parameter]:
+    """Let the encoders of models have more rows for the time being, each its own copy; yield those of the first.
+
+    Args:
+        models: which may be copies of each other; targets and output know nothing of it.
+        rows: (n, d).
+    """
+    encoders = [model.get_encoder() for model in models]
+    tables = [encoder.embed_tokens for encoder in encoders]
+    grown = [OwnRows(table, rows) for table in tables]
+    for encoder, table in zip(encoders, grown, strict=True):
+        encoder.embed_tokens = table
+    try:
+        yield grown[0].own
+    finally:
+        for encoder, table in zip(encoders, tables, strict=True):
+            encoder.embed_tokens = table

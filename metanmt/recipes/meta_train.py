@@ -13,7 +13,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import DeviceMemoryError
 from metanmt.meta.distributed import Ranks, is_of_a_lost_process, joined_ranks
-from metanmt.meta.initialization import make_initialization, run_counterparts
+from metanmt.meta.initialization import make_initialization, words_of_run
 from metanmt.meta.joint_phase import JointPhase
 from metanmt.meta.learner import Learner
 from metanmt.meta.learners import learner_class
@@ -87,14 +87,14 @@ class _Training:
         self.config, self.store, self.ranks = config, store, ranks
         self.tokenizer = load_tokenizer(store.tokenizer_folder)
         self.tasks = load_tasks(store, config.batch, config.outer)
-        first = named_pairs([task.pair for task in self.tasks], config.outer.first_pairs, "outer.first_pairs")
-        self.first_tasks = [task for task in self.tasks if task.pair in first]
+        self.first = named_pairs([task.pair for task in self.tasks], config.outer.first_pairs, "outer.first_pairs")
         self.sampler = EpisodeSampler(self.tasks, config.outer, config.batch, self.tokenizer.pad_id, config.run.seed)
         self.validate = MetaValidation(store, self.tokenizer, config)
         self.initialization = make_initialization(config, store, self.tokenizer)
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )
+        self.joint.unseen_share = 0.0
         self.sampler.check(self.learner.inner_steps + self.learner.query)
         if self.learner.one_task and config.outer.parent != "auto":
             named_parent(self.tasks, config.outer.parent)
@@ -112,13 +112,10 @@ class _Training:
             say(beginning(self.config, self.learner.inner_steps, parameters, len(self.tasks), self.ranks.size))
         if self.learner.one_task:
             self.find_parent()
-        if self.ranks.first:
-            self.files.counterparts = run_counterparts(
-                self.initialization,
-                self.sampler.tasks,
-                self.tokenizer,
-                files.folder / "last",
-                stop=lambda: interruption.requested,
+        unseen = self.learner.unseen_share > 0
+        if self.ranks.first or unseen:
+            self.files.counterparts, self.tasks = words_of_run(
+                self.initialization, self.sampler.tasks, self.tokenizer, files.folder / "last", unseen, self.asked_alone
             )
 
     def find_parent(self) -> None:
@@ -209,13 +206,14 @@ class _Training:
 
     def step(self, stop_requested: bool, progress: Progress) -> bool:
         """Make one outer step and log it; return whether any process was asked to stop."""
-        phase = self.config.outer.learner if self.joint_phase_over() else "joint"
+        joint_phase = not self.joint_phase_over()
         if not self.learner.one_task:
             first = self.state.target_tokens < self.config.outer.first_share * self.config.outer.max_target_tokens
-            self.sampler.only(*(self.first_tasks if first else self.tasks))
+            self.sampler.only(*(task for task in self.tasks if not first or task.pair in self.first))
         try:
-            rate, report, stopping = self.move(self.joint if phase == "joint" else self.learner, stop_requested)
+            rate, report, stopping = self.move(self.joint if joint_phase else self.learner, stop_requested)
             if self.state.step % self.config.run.log_every == 0:
+                phase = "joint" if joint_phase else self.config.outer.learner
                 metrics = step_metrics(self.state, phase, rate, report, self.ranks)
                 progress.note = f"{phase} loss {metrics.get('query_loss', metrics.get('support_loss', 0)):.3f}"
                 if self.ranks.first:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metanmt.data.alignment import align
-from metanmt.data.counterparts import COUNTERPARTS_FILE, Counterparts, find_counterparts
+from metanmt.data.counterparts import COUNTERPARTS_FILE, Counterparts, find_counterparts, merged
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, Side
 from metanmt.errors import CheckpointError
@@ -33,7 +33,7 @@ def other(lines: list[tuple[list[int], list[int]]]) -> Bitext:
 @pytest.fixture
 def counterparts() -> Counterparts:
     texts = [(Pair("de", "en"), bitext(3 * TEXT)), (Pair("sv", "en"), other(TEXT)), (Pair("en", "de"), bitext(TEXT))]
-    return find_counterparts(texts, SPECIAL, VOCABULARY)
+    return merged((find_counterparts(*text, SPECIAL, VOCABULARY) for text in texts), VOCABULARY)
 
 
 def test_words_are_aligned_by_where_they_occur_together() -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named(counterparts: Counterparts, tmp_path: Path) -> 
 def test_text_that_says_nothing(tmp_path: Path) -> None:
     """A run whose sentences are all too long for the alignment has counterparts of nothing."""
     long = bitext([([5] * 60, [DOG] * 60)])
-    found = find_counterparts([(Pair("de", "en"), long)], SPECIAL, VOCABULARY)
+    found = find_counterparts(Pair("de", "en"), long, SPECIAL, VOCABULARY)
     assert len(found.tables["en"].source) == 0
     found.save(tmp_path)
     assert Counterparts.load(tmp_path) is not None

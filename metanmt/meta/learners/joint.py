@@ -22,6 +22,11 @@ class Joint(Learner):
         super().__init__(initialization, config)
         self.inner_steps = 0
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """The initialisation alone: there is no copy."""
+        return [self._initialization]
+
     def load(self, initialization: nn.Module) -> None:
         """Do nothing: there are no fast weights."""
 

@@ -50,6 +50,11 @@ class MAML(Learner):
         self.exact = share_done >= share and share < 1
         self.support_passes = 3 if self.exact else 1
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """The initialisation alone: there is no copy."""
+        return [self._initialization]
+
     def load(self, initialization: nn.Module) -> None:
         """Let the fast weights be the initialisation itself, the root of the graph.
 

@@ -54,9 +54,10 @@ class MAMLPlusPlus(MAML):
         self.path.append({**self.phi, **moved})
         return moved
 
-    def rate(self, name: str, step: int) -> Tensor:
-        """Return the learned rate of a parameter's layer at a step, a scalar."""
-        return self.rates[layer_of(name)][step]
+    def rate(self, name: str, step: int) -> float | Tensor:
+        """Return the learned rate of a parameter's layer at a step, a scalar; of a language's rows the first."""
+        layer = layer_of(name)
+        return self.rates[layer][step] if layer in self.rates else super().rate(name, step)
 
     def accumulate(self, initialization: nn.Module, query: Batch | None, loss: Loss, scale: float) -> list[Tensor]:
         """Add the derivative of the weighted query losses after each inner step; return the loss after the last."""

@@ -27,9 +27,12 @@ class MetaSGD(MAML):
         }
         self.own = nn.ParameterDict({name.replace(".", "/"): rate for name, rate in self.rates.items()})
 
-    def rate(self, name: str, step: int) -> Tensor:
-        """Return the learned rates of a parameter, of its shape; the same at every step."""
-        return self.rates[name]
+    def rate(self, name: str, step: int) -> float | Tensor:
+        """Return the learned rates of a parameter, of its shape; the same at every step.
+
+        The rows that an episode's language has of its own are no parameter of the model; they move at the first rate.
+        """
+        return self.rates[name] if name in self.rates else super().rate(name, step)
 
 
 LEARNER = MetaSGD
