@@ -259,6 +259,11 @@ class Config:
         check_ranges(self)
         if outer.parent != "auto" and outer.learner != "transfer":
             raise ConfigError(f"Learner {outer.learner} has no parent.", "Set outer.learner=transfer, or no parent.")
+        if outer.unseen_share and outer.learner == "transfer":
+            raise ConfigError(
+                "Learner transfer has one language, and meets it as a new one by what others know: there are none.",
+                "Set outer.unseen_share=0, or choose another learner.",
+            )
         if outer.first_pairs and outer.learner == "transfer":
             raise ConfigError("Learner transfer learns from one pair all the time.", "Name it by outer.parent=PAIR.")
         if self.inner.update == "none":

@@ -128,6 +128,8 @@ def test_every_setting_has_a_meaning() -> None:
         ('[outer]\nlearner = "anil"\n[inner]\noptimizer = "adam"', "inner loop of anil has no Adam", "sign"),
         ('[outer]\nlearner = "maml"\n[inner]\noptimizer = "muon"', "inner loop of maml has no Muon", "sign"),
         ('[outer]\nparent = "pt-en"', "Learner fomaml has no parent", "transfer"),
+        ('[outer]\nlearner = "transfer"\nunseen_share = 0.5', "transfer has one language", "unseen_share=0"),
+        ("[outer]\nunseen_share = 1.5", "between 0 and 1", "share"),
         ('[outer]\nlearner = "transfer"\nfirst_pairs = ["pt-en"]', "learns from one pair", "outer.parent"),
         ("[outer]\nfirst_share = 1.5", "first_share must lie between 0 and 1", "share"),
     ],

@@ -20,8 +20,10 @@ from metanmt.nmt.adapter import make_with_adapter
 from metanmt.nmt.lexicon import add_lexicon, hold_correction, lexicon_of
 from metanmt.nmt.model import has_adapter, move_only
 from metanmt.nmt.ngrams import share_ngrams
-from metanmt.runlog import Progress
+from metanmt.runlog import Progress, say
 from metanmt.runtime import device, seed_torch
+
+NO_NEWCOMER = "no language is met as a new one (outer.unseen_share)."
 
 
 def make_initialization(config: Config, store: TokenStore, tokenizer: Tokenizer) -> PreTrainedModel:
@@ -69,6 +71,8 @@ def words_of_run(
         stop: asked before every task.
     """
     if has_adapter(model) or lexicon_of(model) is not None or not isinstance(tokenizer, SentencePieceTokenizer):
+        if unseen:
+            say(f"No counterparts for adapters, a universal lexicon or a pretrained vocabulary: {NO_NEWCOMER}")
         return None, list(tasks)
     kept = Counterparts.load(last)
     if kept and not unseen:
@@ -91,4 +95,6 @@ def words_of_run(
             others = merged((part for other, part in parts if other.pair.source != task.pair.source), size)
             as_new.append(replace(task, unseen=UnseenLanguage(task.pair, task.bitext, tokenizer, others)))
             progress.advance(1)
+    if unseen and not any(task.unseen and task.unseen.newcomers for task in as_new):
+        say(f"No two languages with text enough are translated into the same one: {NO_NEWCOMER}")
     return kept or merged(found, size), as_new or list(tasks)

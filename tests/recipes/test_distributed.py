@@ -68,6 +68,7 @@ def smooth(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     ("learner", "optimizer", "largest_error"),
     [
         ("fomaml", "adamw", 1e-5),
+        ("joint", "adamw", 1e-5),  # with languages that are met as new ones
         ("meta-sgd", "adamw", 1e-5),
         ("transfer", "adamw", 1e-5),
         ("fomaml", "muon", 1e-3),  # makes its matrices orthogonal in bfloat16, which has 8 bits
@@ -77,6 +78,8 @@ def test_two_processes_equal_one(
     learner: str, optimizer: str, largest_error: float, data: Path, smooth: str, tmp_path: Path
 ) -> None:
     settings = (*MORE, smooth, f"outer.learner={learner}", f"outer.optimizer={optimizer}")
+    if learner == "joint":
+        settings = (*settings, "outer.unseen_share=1", "outer.joint_share=0")
     started = torchrun(data, tmp_path / "two", "--json", settings=settings)
     meta_train.run(tiny(*settings), data, tmp_path / "one")
     stdout, stderr = started.communicate(timeout=240)

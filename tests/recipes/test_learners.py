@@ -27,14 +27,17 @@ SHORT = (
     "inner.hidden=4",
     "outer.parent_share=0.4",
 )
+UNSEEN = "outer.unseen_share=0.5"
 LARGE = "batch.max_tokens=360"  # few outer steps: those of an LSTM are slow
 
 
-@pytest.mark.parametrize("learner", ["maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"])
+@pytest.mark.parametrize(
+    "learner", ["joint", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"]
+)
 def test_it_learns_and_resumes_to_the_same_bits(
     learner: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(*SHORT, *[LARGE] * (learner != "transfer"), f"outer.learner={learner}")
+    config = small_config(*SHORT, *[LARGE, UNSEEN] * (learner != "transfer"), f"outer.learner={learner}")
     facts = meta_train.run(config, data, tmp_path / "whole")
     assert facts["target_tokens"] >= 2500
     lines = [line for line in metrics(tmp_path / "whole") if "phase" in line]
@@ -47,6 +50,14 @@ def test_it_learns_and_resumes_to_the_same_bits(
     monkeypatch.undo()
     meta_train.run(config, data, tmp_path / "run", resume=True)
     assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def test_a_language_alone_cannot_be_met_as_a_new_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(*SHORT, LARGE, UNSEEN, "outer.learner=joint", 'outer.pairs=["de-en"]')
+    meta_train.run(config, data, tmp_path / "run")
+    assert "No two languages with text enough" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("learner", ["meta-sgd", "lstm"])

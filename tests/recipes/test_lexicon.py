@@ -122,6 +122,16 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(with_vectors: Path, run_f
     assert differences(fingerprint(run_folder), fingerprint(tmp_path / "run")) == []
 
 
+def test_a_language_is_never_met_as_a_new_one(
+    with_vectors: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(*SHORT, "outer.joint_share=0.5", "outer.unseen_share=1")
+    meta_train.run(config, with_vectors, tmp_path / "run")
+    assert "No counterparts for adapters, a universal lexicon" in capsys.readouterr().err
+    found = differences(fingerprint(run_folder), fingerprint(tmp_path / "run"))
+    assert [name for name in found if "model" in name or "trainer" in name] == [], "and so it is the same run"
+
+
 def test_a_run_with_other_vectors_does_not_go_on(with_vectors: Path, run_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(with_vectors, tmp_path / "data"))
     run = Path(shutil.copytree(run_folder, tmp_path / "run", symlinks=True))
