@@ -118,5 +118,7 @@ def _merged(tables: list[Table], vocabulary_size: int) -> Table:
         np.concatenate([getattr(table, name) for table in tables]) for name in ("source", "target", "weight")
     )
     types, places = np.unique(source * vocabulary_size + target, return_inverse=True)
-    total = np.bincount(places, weight, minlength=len(types)).astype(np.float64)
-    return Table(types // vocabulary_size, types % vocabulary_size, total)
+    total = np.bincount(places, weight, minlength=len(types))
+    # As precise as in the file, so that a run that is resumed from it goes on with the same bits.
+    kept: Floats = total.astype(np.float32).astype(np.float64)
+    return Table(types // vocabulary_size, types % vocabulary_size, kept)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from metanmt.data.alignment import Ids
 from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.own_pieces import recut, texts_of, with_own_pieces
@@ -44,7 +45,7 @@ class Start:
 
     Args:
         beginnings: of n rows.
-        spelled: of each row, the ids that spelled its piece before; none for a piece that was there.
+        spelled: of each row, the ids that spelled its piece before; none where that tells nothing.
     """
 
     beginnings: Beginnings
@@ -57,13 +58,57 @@ class Start:
         before = functional.embedding_bag(ids.long(), table, offsets.cumsum(0)[:-1], mode="mean")
         return self.beginnings.embeddings(table, before)
 
+    def take(self, rows: Ids) -> Start:
+        """Return what some of the rows begin as, by their places here."""
+        return Start(self.beginnings.take(rows), [self.spelled[row] for row in rows.tolist()])
+
 
 @dataclass(frozen=True)
 class Newcomer:
-    """A language as fine-tuning would meet it with some text: its vocabulary, and how that begins."""
+    """A language as fine-tuning would meet it with some text.
 
+    Args:
+        pair: of the language.
+        tokenizer: of the run, of V pieces.
+        grown: the same with pieces of the language's own.
+        start: what rows of embeddings of its own begin as, one for each piece of `start.beginnings`.
+    """
+
+    pair: Pair
     tokenizer: SentencePieceTokenizer
+    grown: SentencePieceTokenizer
     start: Start
+
+    def read(self, text: Bitext) -> Bitext:
+        """Return text that the run's tokenizer has cut as cut by its own, ids V and on for the rows of its own."""
+        cut = recut(text, self.tokenizer, self.grown, self.pair).source
+        pieces = self.start.beginnings.pieces
+        rows = np.searchsorted(pieces, cut.ids)
+        own = pieces[np.minimum(rows, len(pieces) - 1)] == cut.ids
+        return replace(text, source=Side(np.where(own, self.tokenizer.vocabulary_size + rows, cut.ids), cut.offsets))
+
+
+def meet(
+    pair: Pair, text: Bitext, tokenizer: SentencePieceTokenizer, counterparts: Counterparts, *, known: bool
+) -> Newcomer | None:
+    """Return a language as fine-tuning would meet it with a text; None if nothing is known of its words.
+
+    Args:
+        pair: of the language.
+        text: of it, cut by the tokenizer.
+        tokenizer: of the run.
+        counterparts: in the text of other languages.
+        known: what the run knows of the pieces that begin anew counts too, as it does in fine-tuning; otherwise they
+            are taken as never seen.
+    """
+    grown, spelled = with_own_pieces(tokenizer, texts_of(text.source, tokenizer), PIECES)
+    text = recut(text, tokenizer, grown, pair)
+    found = find_beginnings(counterparts, text, pair, grown.special_ids(), grown.vocabulary_size)
+    if found is None or not len(found.pieces):
+        return None
+    size = tokenizer.vocabulary_size
+    before = [spelled[piece - size] if piece >= size else [piece] * known for piece in found.pieces.tolist()]
+    return Newcomer(pair, tokenizer, grown, Start(found, before))
 
 
 class UnseenLanguage:
@@ -77,21 +122,10 @@ class UnseenLanguage:
     """
 
     def __init__(self, pair: Pair, bitext: Bitext, tokenizer: SentencePieceTokenizer, others: Counterparts) -> None:
-        self.pair, self.tokenizer = pair, tokenizer
-        met = (self._met(bitext, support, others) for support in SUPPORTS)
+        orders = ((support, np.random.default_rng(support).permutation(len(bitext))) for support in SUPPORTS)
+        texts = (bitext.take(order[:support]) for support, order in orders)
+        met = (meet(pair, text, tokenizer, others, known=False) for text in texts)
         self.newcomers = [newcomer for newcomer in met if newcomer is not None]
-
-    def _met(self, bitext: Bitext, support: int, others: Counterparts) -> Newcomer | None:
-        """Return the language as it is met with so many sentence pairs; None if nothing is known of its words."""
-        text = bitext.take(np.random.default_rng(support).permutation(len(bitext))[:support])
-        grown, spelled = with_own_pieces(self.tokenizer, texts_of(text.source, self.tokenizer), PIECES)
-        text = recut(text, self.tokenizer, grown, self.pair)
-        found = find_beginnings(others, text, self.pair, grown.special_ids(), grown.vocabulary_size)
-        if found is None:
-            return None
-        known = self.tokenizer.vocabulary_size
-        parts = [spelled[piece - known] if piece >= known else () for piece in found.pieces.tolist()]
-        return Newcomer(grown, Start(found, parts))
 
     def read(self, text: Bitext, rng: np.random.Generator) -> tuple[Bitext, Start | None]:
         """Return sentence pairs of the task as a new language's, and what the rows begin as that ids V and on mean.
@@ -101,17 +135,14 @@ class UnseenLanguage:
         if not self.newcomers:
             return text, None
         newcomer = self.newcomers[rng.integers(len(self.newcomers))]
-        cut = recut(text, self.tokenizer, newcomer.tokenizer, self.pair).source
-        pieces = newcomer.start.beginnings.pieces
-        places = np.searchsorted(pieces, cut.ids)
-        own = pieces[np.minimum(places, len(pieces) - 1)] == cut.ids
-        used, rows = np.unique(places[own], return_inverse=True)
-        if not len(used):
+        read, size = newcomer.read(text), newcomer.tokenizer.vocabulary_size
+        own = read.source.ids >= size
+        if not own.any():
             return text, None
-        ids = cut.ids.copy()
-        ids[own] = self.tokenizer.vocabulary_size + rows
-        start = Start(newcomer.start.beginnings.take(used), [newcomer.start.spelled[place] for place in used.tolist()])
-        return replace(text, source=Side(ids, cut.offsets)), start
+        used, rows = np.unique(read.source.ids[own] - size, return_inverse=True)
+        ids = read.source.ids.copy()
+        ids[own] = size + rows
+        return replace(read, source=Side(ids, read.source.offsets)), newcomer.start.take(used)
 
 
 @contextmanager

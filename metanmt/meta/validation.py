@@ -6,6 +6,7 @@ The checkpoint of a run is chosen by the score after adaptation, in every learne
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,14 +14,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from metanmt.config import Config
+from metanmt.data.counterparts import Counterparts
+from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
-from metanmt.data.tokenizer import Tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.errors import ConfigError, CorpusError
+from metanmt.meta.unseen import Newcomer, meet
 from metanmt.meta.weights import load_weights
 from metanmt.nmt.adapter import passing_adapter, targets
+from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import set_dropout, update_weights
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, Evaluation, evaluate_dev, fine_tune
+from metanmt.nmt.vocabulary import obstacle, own_rows
 from metanmt.runlog import say
 from metanmt.runtime import seed_torch
 
@@ -37,7 +43,8 @@ class MetaValidation:
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config) -> None:
         self.tokenizer, self.config = tokenizer, config
         settings = config.validation
-        self.pairs = []
+        self.pairs: list[tuple[Pair, Bitext, Bitext]] = []
+        self.newcomers: dict[Pair, Newcomer] = {}
         for pair in store.pairs("meta-dev"):
             train, dev = store.bitext(pair, "train"), store.bitext(pair, "dev")
             words = int(train.target_words.sum(dtype="int64"))
@@ -63,6 +70,18 @@ class MetaValidation:
             metric="chrf" if settings.metric == "loss" else settings.metric,
         )
 
+    def meet(self, model: PreTrainedModel, counterparts: Counterparts | None) -> None:
+        """Let the pairs begin as in fine-tuning, with pieces of their own, by the counterparts of a run if it has any.
+
+        Unless the embeddings of its model do not move in an adaptation.
+        """
+        tokenizer, update = self.tokenizer, self.fine_tune.update
+        if counterparts is None or not isinstance(tokenizer, SentencePieceTokenizer):
+            return
+        if obstacle(model, tokenizer, update, lexicon=lexicon_of(model) is not None) is None:
+            met = {pair: meet(pair, train, tokenizer, counterparts, known=True) for pair, train, _ in self.pairs}
+            self.newcomers = {pair: newcomer for pair, newcomer in met.items() if newcomer is not None}
+
     def __call__(
         self, learner: PreTrainedModel, initialization: nn.Module, *, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Any] | None:
@@ -79,7 +98,14 @@ class MetaValidation:
         for pair, train, dev in self.pairs:
             load_weights(learner, initialization)
             seed_torch(DRAW)
-            with passing_adapter(learner, self.config.adapter, wanted=self.fine_tune.update == "adapters"):
+            if newcomer := self.newcomers.get(pair):
+                before.append(self._zero_shot(learner, pair, dev, self.fine_tune.metric))
+                train, dev = newcomer.read(train), newcomer.read(dev)
+                rows = newcomer.start.embeddings(learner.get_input_embeddings().weight.detach())
+            with (
+                own_rows([learner], rows) if newcomer else nullcontext(),
+                passing_adapter(learner, self.config.adapter, wanted=self.fine_tune.update == "adapters"),
+            ):
                 report = fine_tune(
                     learner,
                     self.tokenizer,
@@ -95,7 +121,8 @@ class MetaValidation:
                 )
             if report.interrupted:
                 break
-            before.append(report.history[0])
+            if newcomer is None:
+                before.append(report.history[0])
             after.append(report.history[-1])
         set_dropout(learner, dropout)
         learner.train()
@@ -107,12 +134,12 @@ class MetaValidation:
 
     def zero_shot_loss(self, model: PreTrainedModel) -> float:
         """Return the mean loss of a model on the dev sets of the meta-dev pairs, without adapting."""
-        judge, limit = Loss(0.0, self.config.run.precision), self.config.validation.sentences
-        losses = [
-            evaluate_dev(model, self.tokenizer, pair, dev.head(limit), 0, judge, "loss").loss
-            for pair, _, dev in self.pairs
-        ]
+        losses = [self._zero_shot(model, pair, dev, "loss").loss for pair, _, dev in self.pairs]
         return sum(losses) / len(losses)
+
+    def _zero_shot(self, model: PreTrainedModel, pair: Pair, dev: Bitext, metric: str) -> Evaluation:
+        dev, judge = dev.head(self.config.validation.sentences), Loss(0.0, self.config.run.precision)
+        return evaluate_dev(model, self.tokenizer, pair, dev, 0, judge, metric)
 
 
 def check_updates(model: PreTrainedModel, config: Config) -> None:

@@ -117,6 +117,7 @@ class _Training:
             self.files.counterparts, self.tasks = words_of_run(
                 self.initialization, self.sampler.tasks, self.tokenizer, files.folder / "last", unseen, self.asked_alone
             )
+            self.validate.meet(self.initialization, self.files.counterparts)
 
     def find_parent(self) -> None:
         """Keep the one task to learn from; if none is named, train each for a while and go on with the best."""
@@ -265,7 +266,7 @@ class _Training:
         """Cut the batches of this run into micro-batches of so many tokens from here on."""
         self.config = replace(self.config, batch=replace(self.config.batch, micro_tokens=micro_tokens))
         self.sampler.batch = self.config.batch
-        self.validate = MetaValidation(self.store, self.tokenizer, self.config)
+        self.validate.config = self.config
 
     def keep(self, *, stopping: bool) -> None:
         """Validate when it is time to, and save a checkpoint then, at intervals, and before stopping.

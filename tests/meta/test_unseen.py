@@ -83,7 +83,7 @@ def test_it_says_the_same_in_pieces_of_its_own(tasks: list[Task], tokenizer: Sen
     assert len(read.source.ids) < len(text.source.ids), "a piece of its own is longer"
     assert np.array_equal(read.target.ids, text.target.ids)
     back = np.where(own, start.beginnings.pieces[np.maximum(0, read.source.ids - known)], read.source.ids)
-    grown = newcomer.tokenizer
+    grown = newcomer.grown
     texts = [grown.decode([part.tolist()])[0] for part in np.split(back, read.source.offsets[1:-1])]
     assert texts == [line[0] for line in toy.lines(20)]
 
