@@ -18,7 +18,17 @@ from metanmt.sections import SET, build, checked, merged, override, read_toml, s
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 CONFIGS = Path(__file__).parent / "configs"
 LearnerName = Literal[
-    "joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"
+    "joint",
+    "aligned",
+    "fomaml",
+    "reptile",
+    "maml",
+    "anil",
+    "meta-sgd",
+    "maml++",
+    "lstm",
+    "learned-optimizer",
+    "transfer",
 ]
 Precision = Literal["auto", "float32", "bfloat16"]
 Metric = Literal["chrf", "bleu", "loss"]
@@ -66,7 +76,7 @@ class InnerConfig:
     steps: int = setting(1, "updates on the support set; joint training ignores it")
     optimizer: Literal["sgd", "sign", "adam", "muon"] = setting(
         "sgd",
-        "sgd; sign, every step the first of a freshly made Adam (Gu et al. 2018); for joint, fomaml and reptile also "
+        "sgd; sign, every step the first of a freshly made Adam (Gu et al. 2018); for fomaml and reptile also "
         "adam, without a first moment (Nichol et al. 2018), and muon, both made afresh for every episode",
     )
     learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
@@ -251,7 +261,7 @@ class Config:
                 "Adapters leave the embeddings as they are: there is nothing for n-grams to share.",
                 "Set model.lexicon=plain, or model.update=all.",
             )
-        if self.inner.optimizer in ("adam", "muon") and outer.learner not in ("joint", "fomaml", "reptile"):
+        if self.inner.optimizer in ("adam", "muon") and outer.learner not in ("joint", "aligned", "fomaml", "reptile"):
             raise ConfigError(
                 f"The inner loop of {outer.learner} has no {self.inner.optimizer.capitalize()}.",
                 "Set inner.optimizer to sgd or sign, or take fomaml.",

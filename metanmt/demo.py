@@ -25,7 +25,7 @@ from metanmt.report import table
 from metanmt.runlog import duration, say
 
 CONFIG = "tiny"
-LEARNERS = ("joint", "fomaml", "reptile")
+LEARNERS = ("joint", "fomaml", "aligned")
 """Learners, each of the configuration of its name; those that begin like the first take its joint phase over."""
 SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
 TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")

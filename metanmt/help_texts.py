@@ -55,7 +55,7 @@ examples:
   metanmt meta-train tiny --data data --out run
   metanmt meta-train tiny --data data --out run --resume                     after Ctrl-C or a crash
   metanmt meta-train tiny --data data --out run-joint --learner joint        the baseline at the same cost
-  metanmt meta-train tiny --data data --out run-reptile --learner reptile --joint-phase run-joint     the rest of it
+  metanmt meta-train tiny --data data --out run-fomaml --learner fomaml --joint-phase run-joint     the rest of it
   metanmt meta-train maml++ --data data --out run-maml++                     every learner has a configuration
   metanmt meta-train tiny --data data --out run-pt --learner transfer --parent pt-en     from one parent pair
   metanmt meta-train tiny --data data --out run-ngrams --lexicon ngrams       pieces share their character n-grams

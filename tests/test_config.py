@@ -110,7 +110,7 @@ def test_every_setting_has_a_meaning() -> None:
         ("[inner]\nlearning_rate = false", "learning_rate in", "of that type"),
         ('[inner]\nlearning_rate = "0.1"', "learning_rate in", "of that type"),
         ("[model]\ncheckpoint = 3", "checkpoint in", "of that type"),
-        ('[outer]\nlearner = "fomamel"', "'fomamel'", "joint, fomaml, reptile, maml"),
+        ('[outer]\nlearner = "fomamel"', "'fomamel'", "joint, aligned, fomaml, reptile"),
         ("[model]\nsize = 3", "size in", "tiny, small, base, gu2018"),
         ("[outer\nsteps = 1", "not valid TOML", "Mend the line"),
         ("[outer]\nmeta_batch_size = 0", "outer.meta_batch_size must be at least 1", "positive"),
@@ -186,12 +186,19 @@ def test_set(tmp_path: Path, text: str, section: str, key: str, value: object) -
         assert config.inner.steps == 2
 
 
-OWN = {"joint": (0.6,), "fomaml": (0.6, 1, 0.02), "reptile": (0.2, 4, 0.2), "anil": (0.6, 3, 0.02)}
+OWN = {
+    "joint": (0.6, 0.0),
+    "aligned": (0.0, 0.5),
+    "fomaml": (0.6, 0.0, 1, 0.02),
+    "reptile": (0.2, 0.0, 4, 0.2),
+    "anil": (0.6, 0.0, 3, 0.02),
+}
 
 
 def own(config: Config) -> tuple[float, ...]:
-    inner = () if config.outer.learner == "joint" else (config.inner.steps, config.inner.learning_rate)
-    return config.outer.joint_share, *inner
+    without = config.outer.learner in ("joint", "aligned")
+    inner = () if without else (config.inner.steps, config.inner.learning_rate)
+    return config.outer.joint_share, config.outer.unseen_share, *inner
 
 
 @pytest.mark.parametrize("learner", OWN)
@@ -214,12 +221,12 @@ def test_what_a_file_leaves_open_is_its_learners(tmp_path: Path) -> None:
     named = '[outer]\nlearner = "anil"\nwarmup_steps = 9\n'
     assert own(load_config(write(tmp_path, named))) == OWN["anil"]
     path = write(tmp_path, named + "joint_share = 0.1\n[inner]\nlearning_rate = 0.5\n")
-    assert own(load_config(path)) == (0.1, 3, 0.5)
+    assert own(load_config(path)) == (0.1, 0.0, 3, 0.5)
     assert load_config(path, ["outer.learner=anil"]) == load_config(path)
     other = load_config(path, ["outer.learner=reptile"])
     assert (own(other), other.outer.warmup_steps) == (OWN["reptile"], 9)
     path = write(tmp_path, "[inner]\nlearning_rate = 0.5\n")  # of any learner
-    assert own(load_config(path, ["outer.learner=reptile"])) == (0.2, 4, 0.5)
+    assert own(load_config(path, ["outer.learner=reptile"])) == (0.2, 0.0, 4, 0.5)
 
 
 def test_the_last_override_counts_and_the_file_is_not_modified() -> None:

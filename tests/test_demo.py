@@ -47,7 +47,7 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(UsageError, match="not of this demo"):
         demo.run(out, budget_words=61)
     results = demo.run(out, budget_words=60)
-    learners = ["joint", "fomaml", "reptile"]
+    learners = ["joint", "fomaml", "aligned"]
     arms = [*(f"{name}, zero-shot" for name in learners), "from scratch", *(f"{name}, adapted" for name in learners)]
     assert [row["arm"] for row in results["rows"]] == arms
     assert len(results["examples"]) == demo.EXAMPLES
@@ -55,7 +55,7 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert all(arm in text for arm in arms)
     assert "nrefs:1" in text
     printed = capsys.readouterr()
-    assert "$ metanmt meta-train reptile" in printed.err
+    assert "$ metanmt meta-train aligned" in printed.err
     assert printed.out == ""
 
 

@@ -22,7 +22,7 @@ from tests.recipes.conftest import MANIFEST
 SHIPPED = Path(plan.__file__).parent
 MISTAKES = [
     ("[arms.joint]", "[arms.jiont]", "No arm is called 'joint'", "jiont"),
-    ('learner = "fomaml"', 'learner = "fomal"', "'fomal'", "one of none, joint, fomaml"),
+    ('learner = "fomaml"', 'learner = "fomal"', "'fomal'", "one of none, joint, aligned"),
     ("budgets = [0, 100]", "budgets = [0, 100000]", "larger than fi-en's", "smaller"),
     ("budgets = [0, 100]", "budgets = [2]", "too small for fi-en", "zero-shot"),
     ("draws = [1, 2]", "draws = [1, 1]", "The draws are", "once"),
@@ -123,7 +123,7 @@ def test_data_takes_the_place_of_a_collection_and_arms_are_merged(tmp_path: Path
     mine = load_compare(path)
     assert (mine.data, mine.corpus) == ("d", "")
     assert (mine.arms["reptile"].learner, mine.arms["reptile"].set) == ("reptile", ("inner.steps=5",))
-    assert set(mine.arms) == {"none", "joint", "fomaml", "reptile"}
+    assert set(mine.arms) == {"none", "joint", "aligned", "fomaml", "reptile"}
 
 
 def test_settings_at_their_default_are_no_part_of_a_digest(file: Path, data: Path) -> None:

@@ -27,7 +27,7 @@ from tests import toy
 LOSS = Loss(label_smoothing=0.1)
 LANGUAGES = ("de", "sv", "es")
 SENTENCES = 300
-LEARNERS = ["joint", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer"]
+LEARNERS = ["joint", "aligned", "fomaml", "reptile", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer"]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ LARGE = "batch.max_tokens=360"  # few outer steps: those of an LSTM are slow
 
 
 @pytest.mark.parametrize(
-    "learner", ["joint", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"]
+    "learner", ["aligned", "maml", "anil", "meta-sgd", "maml++", "lstm", "learned-optimizer", "transfer"]
 )
 def test_it_learns_and_resumes_to_the_same_bits(
     learner: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -55,7 +55,7 @@ def test_it_learns_and_resumes_to_the_same_bits(
 def test_a_language_alone_cannot_be_met_as_a_new_one(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config(*SHORT, LARGE, UNSEEN, "outer.learner=joint", 'outer.pairs=["de-en"]')
+    config = small_config(*SHORT, LARGE, UNSEEN, "outer.learner=aligned", 'outer.pairs=["de-en"]')
     meta_train.run(config, data, tmp_path / "run")
     assert "No two languages with text enough" in capsys.readouterr().err
 

@@ -106,7 +106,7 @@ def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vec
             starts.clear()
             training.outer_step(chosen, [episode])
             assert starts[0], "an episode starts without a correction"
-            assert all(starts) == (learner in ("joint", "transfer", "anil")), "the inner loop moves it"
+            assert all(starts) == (learner in ("joint", "aligned", "transfer", "anil")), "the inner loop moves it"
             assert fast.language == episode.pair.source
             assert not start.correction.any(), "and the outer loop does not"
     moved = {name for name, weight in start.named_parameters() if not torch.allclose(before[name], weight, rtol=1e-3)}
