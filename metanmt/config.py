@@ -73,7 +73,7 @@ class AdapterConfig:
 class InnerConfig:
     """The inner loop: how a learner adapts to a task within an episode."""
 
-    steps: int = setting(1, "updates on the support set; joint training ignores it")
+    steps: int = setting(1, "updates on the support set; joint and aligned make none")
     optimizer: Literal["sgd", "sign", "adam", "muon"] = setting(
         "sgd",
         "sgd; sign, every step the first of a freshly made Adam (Gu et al. 2018); for fomaml and reptile also "

@@ -59,9 +59,9 @@ examples:
   metanmt meta-train maml++ --data data --out run-maml++                     every learner has a configuration
   metanmt meta-train tiny --data data --out run-pt --learner transfer --parent pt-en     from one parent pair
   metanmt meta-train tiny --data data --out run-ngrams --lexicon ngrams       pieces share their character n-grams
-  metanmt meta-train tiny --data data --out run-lexicon --lexicon universal  after `metanmt vectors data`
-  metanmt meta-train my.toml --data data --out run-2 --set inner.steps=4 --set inner.learning_rate=0.01
-  metanmt meta-train tiny --data data --out run-3 --set model.checkpoint=run/best --set model.update=adapters
+  metanmt meta-train fomaml --data data --out run-lexicon --lexicon universal    after `metanmt vectors data`
+  metanmt meta-train my.toml --data data --out run-2 --learner fomaml --set inner.steps=4 --set inner.learning_rate=0.01
+  metanmt meta-train reptile --data data --out run-3 --set model.checkpoint=run/best --set model.update=adapters
   torchrun --standalone --nproc-per-node 8 -m metanmt meta-train base --data data --out run    eight GPUs
 
 settings:

@@ -23,7 +23,7 @@ from metanmt.nmt.ngrams import share_ngrams
 from metanmt.runlog import Progress, say
 from metanmt.runtime import device, seed_torch
 
-NO_NEWCOMER = "no language is met as a new one (outer.unseen_share)."
+NO_NEWCOMER = "no language is met as a new one (outer.unseen_share), and learner aligned is joint training."
 
 
 def make_initialization(config: Config, store: TokenStore, tokenizer: Tokenizer) -> PreTrainedModel:
@@ -78,21 +78,26 @@ def words_of_run(
     if kept and not unseen:
         return kept, list(tasks)
     special, size = tokenizer.special_ids(), tokenizer.vocabulary_size
+    if unseen and model.get_input_embeddings().num_embeddings != size:
+        say(f"The model has embeddings for other pieces than the vocabulary's: {NO_NEWCOMER}")
+        unseen = False
     found: list[Counterparts] = []
     as_new: list[Task] = []
-    with Progress("align words", len(tasks) * (1 + unseen), "tasks") as progress:
+    with Progress("align words", len(tasks) * (1 + unseen), "texts") as progress:
         for task in tasks:
             if stop():
-                return None, list(tasks)
+                return kept, list(tasks)
             progress.note = str(task)
             found.append(find_counterparts(task.pair, task.bitext, special, size))
             progress.advance(1)
         for task in tasks if unseen else ():
             if stop():
-                return None, list(tasks)
+                return kept, list(tasks)
             progress.note = f"{task} as a new language"
-            parts = zip(tasks, found, strict=True)
-            others = merged((part for other, part in parts if other.pair.source != task.pair.source), size)
+            language, parts = task.pair.source, zip(tasks, found, strict=True)
+            others = merged(
+                (part for other, part in parts if language not in (other.pair.source, other.pair.target)), size
+            )
             as_new.append(replace(task, unseen=UnseenLanguage(task.pair, task.bitext, tokenizer, others)))
             progress.advance(1)
     if unseen and not any(task.unseen and task.unseen.newcomers for task in as_new):

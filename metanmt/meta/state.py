@@ -81,11 +81,10 @@ def beginning(config: Config, inner_steps: int, parameters: int, tasks: int, pro
     """Return what is said of a run when it begins."""
     outer, rate = config.outer, config.inner.learning_rate
     inner = f"{inner_steps} inner step{'s' * (inner_steps > 1)} at {rate:g}, " if inner_steps else ""
+    unseen = f"{outer.unseen_share:.0%} of episodes in new languages, " if outer.unseen_share else ""
     among = f" in {processes} processes" if processes > 1 else ""
-    return (
-        f"{outer.learner}: {inner}{parameters:,} parameters, {tasks} tasks, {outer.max_target_tokens:,} target tokens, "
-        f"on {device()}{among}"
-    )
+    cost = f"{outer.max_target_tokens:,} target tokens"
+    return f"{outer.learner}: {inner}{unseen}{parameters:,} parameters, {tasks} tasks, {cost}, on {device()}{among}"
 
 
 def step_metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:
@@ -114,6 +113,12 @@ def validations_due(target_tokens: int, config: Config) -> int:
 def joint_phase_over(config: Config, target_tokens: int) -> bool:
     """Return whether the share of the cost that is joint training in any case has been spent."""
     return target_tokens >= config.outer.joint_share * config.outer.max_target_tokens
+
+
+def first_pairs_alone(config: Config, target_tokens: int) -> bool:
+    """Return whether only those pairs are learned from that a run learns from first; no language is new meanwhile."""
+    outer = config.outer
+    return bool(outer.first_pairs) and target_tokens < outer.first_share * outer.max_target_tokens
 
 
 def stop_if_diverged(state: RunState, outer: OuterConfig) -> None:

@@ -33,10 +33,10 @@ from metanmt.data.own_pieces import recut, texts_of, with_own_pieces
 from metanmt.data.store import Bitext, Side
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.nmt.beginnings import Beginnings, find_beginnings
+from metanmt.nmt.tuning_text import NEEDED
 from metanmt.nmt.vocabulary import own_rows
 
 SUPPORTS = (600, 2_500)  # sentence pairs that a language is met with, as a new one has: 4,000 and 16,000 words
-PIECES = 1_000  # of its own, at most
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def meet(
         known: what the run knows of the pieces that begin anew counts too, as it does in fine-tuning; otherwise they
             are taken as never seen.
     """
-    grown, spelled = with_own_pieces(tokenizer, texts_of(text.source, tokenizer), PIECES)
+    grown, spelled = with_own_pieces(tokenizer, texts_of(text.source, tokenizer), NEEDED)
     text = recut(text, tokenizer, grown, pair)
     found = find_beginnings(counterparts, text, pair, grown.special_ids(), grown.vocabulary_size)
     if found is None or not len(found.pieces):
@@ -114,6 +114,8 @@ def meet(
 class UnseenLanguage:
     """The source language of a task, as if it had never been seen.
 
+    Its supports are drawn from the training set once. An episode's sentences may be in one; few are, of a large set.
+
     Args:
         pair: of the task.
         bitext: its training set.
@@ -122,8 +124,8 @@ class UnseenLanguage:
     """
 
     def __init__(self, pair: Pair, bitext: Bitext, tokenizer: SentencePieceTokenizer, others: Counterparts) -> None:
-        orders = ((support, np.random.default_rng(support).permutation(len(bitext))) for support in SUPPORTS)
-        texts = (bitext.take(order[:support]) for support, order in orders)
+        sizes = sorted({min(size, len(bitext) // 2) for size in SUPPORTS})  # a small text is not all support
+        texts = (bitext.take(np.random.default_rng(size).permutation(len(bitext))[:size]) for size in sizes)
         met = (meet(pair, text, tokenizer, others, known=False) for text in texts)
         self.newcomers = [newcomer for newcomer in met if newcomer is not None]
 

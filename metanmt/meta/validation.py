@@ -78,6 +78,8 @@ class MetaValidation:
         tokenizer, update = self.tokenizer, self.fine_tune.update
         if counterparts is None or not isinstance(tokenizer, SentencePieceTokenizer):
             return
+        if model.get_input_embeddings().num_embeddings != tokenizer.vocabulary_size:
+            return
         if obstacle(model, tokenizer, update, lexicon=lexicon_of(model) is not None) is None:
             met = {pair: meet(pair, train, tokenizer, counterparts, known=True) for pair, train, _ in self.pairs}
             self.newcomers = {pair: newcomer for pair, newcomer in met.items() if newcomer is not None}

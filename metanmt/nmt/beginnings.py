@@ -69,16 +69,21 @@ class Beginnings:
             table: the embeddings of known pieces, (V, d) or more.
             before: what the rows would be otherwise, (n, d).
         """
-        device = table.device
-        ids, offsets, trained = (
-            torch.from_numpy(part).to(device) for part in (self.counterparts, self.offsets[:-1], self.trained)
+        parts = self.counterparts, self.offsets[:-1], self.trained
+        ids, offsets, trained = (_moved(torch.from_numpy(part), table.device) for part in parts)
+        shares, linked = (
+            _moved(torch.from_numpy(part).to(table.dtype), table.device) for part in (self.shares, self.linked)
         )
-        shares, linked = (torch.from_numpy(part).to(table) for part in (self.shares, self.linked))
         means = functional.embedding_bag(ids, table, offsets, mode="sum", per_sample_weights=shares)
         size = table.detach()[trained].norm(dim=1).mean()
         trust = (linked / (linked + 1))[:, None]
-        begun: Tensor = before + trust * (size * functional.normalize(means, dim=1) - before)
-        return begun
+        mixed: Tensor = before + trust * (size * functional.normalize(means, dim=1) - before)
+        return mixed
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, which is not waited for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def find_beginnings(

@@ -24,6 +24,7 @@ from metanmt.meta.state import (
     Clock,
     RunState,
     beginning,
+    first_pairs_alone,
     halved,
     joint_phase_over,
     step_metrics,
@@ -173,7 +174,7 @@ class _Training:
         """Make outer steps until the run's cost is spent; validate and save on the way, in the first process."""
         limit = self.config.outer.max_target_tokens
         with Progress("meta-train", limit, "target tokens", self.state.target_tokens) as progress:
-            if self.ranks.first and self.validations_due() > self.state.validations:
+            if self.ranks.first and not self.asked_alone() and self.validations_due() > self.state.validations:
                 self.keep(stopping=False)  # the run was stopped there, or trying parents took all of its cost
             while self.state.target_tokens < limit:
                 if self.asked_alone():
@@ -209,8 +210,9 @@ class _Training:
         """Make one outer step and log it; return whether any process was asked to stop."""
         joint_phase = not self.joint_phase_over()
         if not self.learner.one_task:
-            first = self.state.target_tokens < self.config.outer.first_share * self.config.outer.max_target_tokens
-            self.sampler.only(*(task for task in self.tasks if not first or task.pair in self.first))
+            alone = first_pairs_alone(self.config, self.state.target_tokens)
+            first = (replace(task, unseen=None) for task in self.tasks if task.pair in self.first)
+            self.sampler.only(*(first if alone else self.tasks))
         try:
             rate, report, stopping = self.move(self.joint if joint_phase else self.learner, stop_requested)
             if self.state.step % self.config.run.log_every == 0:

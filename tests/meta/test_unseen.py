@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from metanmt.data.counterparts import find_counterparts, merged
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import SentencePieceTokenizer, train_tokenizer
 from metanmt.meta import unseen
+from metanmt.meta.initialization import words_of_run
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import outer_optimizer, outer_step
 from metanmt.meta.task import Episode, EpisodeSampler, Task
@@ -33,7 +35,7 @@ LEARNERS = ["joint", "aligned", "fomaml", "reptile", "maml", "anil", "meta-sgd",
 @pytest.fixture(scope="module")
 def tokenizer() -> SentencePieceTokenizer:
     lines = [toy.lines(SENTENCES, language=language) for language in LANGUAGES]
-    return train_tokenizer((side for part in lines for pair in part for side in pair), ("en",), 700)
+    return train_tokenizer((side for part in lines for pair in part for side in pair), ("en", "de"), 700)
 
 
 @pytest.fixture
@@ -98,6 +100,37 @@ def test_its_own_embeddings_are_not_what_it_begins_as(tasks: list[Task]) -> None
         assert len(alone)
         for newcomer in task.unseen.newcomers:
             assert not np.isin(newcomer.start.beginnings.counterparts, alone).any()
+
+
+def test_text_that_is_translated_into_it_is_left_out_too(
+    tasks: list[Task], theta: PreTrainedModel, tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    back = Pair("en", "de")
+    text = toy.make_bitext(tokenizer, [line[::-1] for line in toy.lines(SENTENCES)], back)
+    both = [*tasks, replace(tasks[0], pair=back, bitext=text)]
+    met = []
+    for some in (tasks, both):
+        kept, found = words_of_run(theta, some, tokenizer, tmp_path, True, lambda: False)
+        assert kept is not None
+        assert set(kept.tables) == {task.pair.target for task in some}
+        met.append([newcomer.start.beginnings for task in found if task.unseen for newcomer in task.unseen.newcomers])
+    alone, among = met
+    assert len(alone) == len(among) == 2 * len(LANGUAGES), "of English nothing is known"
+    for one, other in zip(alone[:2], among[:2], strict=True):
+        assert np.array_equal(one.pieces, other.pieces)
+        assert np.array_equal(one.counterparts, other.counterparts)
+
+
+def test_a_run_that_is_stopped_meanwhile_keeps_what_it_has(
+    tasks: list[Task], theta: PreTrainedModel, tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    kept, _ = words_of_run(theta, tasks, tokenizer, tmp_path, False, lambda: False)
+    assert kept is not None
+    kept.save(tmp_path)
+    again, same = words_of_run(theta, tasks, tokenizer, tmp_path, True, lambda: True)
+    assert again is not None
+    assert again.tables.keys() == kept.tables.keys()
+    assert same == tasks
 
 
 def test_the_share_of_episodes(tasks: list[Task]) -> None:

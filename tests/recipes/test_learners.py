@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from metanmt.errors import ConfigError, DivergenceError
+from metanmt.meta.outer import StepReport
+from metanmt.meta.task import Episode
 from metanmt.recipes import meta_train
 from scripts.kill_test import differences, fingerprint
 from tests.recipes.conftest import small_config
@@ -50,6 +52,23 @@ def test_it_learns_and_resumes_to_the_same_bits(
     monkeypatch.undo()
     meta_train.run(config, data, tmp_path / "run", resume=True)
     assert differences(fingerprint(tmp_path / "whole"), fingerprint(tmp_path / "run")) == []
+
+
+def test_what_is_learned_first_alone_is_not_aligned_with_others(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, met = meta_train.outer_step, []
+
+    def noted(initialization: Any, episodes: list[Episode], *rest: Any) -> StepReport:
+        met.append([(str(episode.pair), episode.start is not None) for episode in episodes])
+        return plain(initialization, episodes, *rest)
+
+    monkeypatch.setattr(meta_train, "outer_step", noted)
+    first = ('outer.first_pairs=["es-en"]', "outer.first_share=0.5", "outer.unseen_share=1", "outer.joint_share=0")
+    meta_train.run(small_config(*SHORT, *first, "outer.learner=aligned"), data, tmp_path / "run")
+    begin, end = met[:3], met[-3:]
+    assert all(episode == ("es-en", False) for episodes in begin for episode in episodes)
+    assert all(new for episodes in end for _, new in episodes)
 
 
 def test_a_language_alone_cannot_be_met_as_a_new_one(

@@ -16,9 +16,9 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CorpusError
 from metanmt.meta import validation
-from metanmt.meta.unseen import PIECES
 from metanmt.meta.validation import MetaValidation
 from metanmt.nmt.checkpoint import load_checkpoint
+from metanmt.nmt.tuning_text import NEEDED
 from metanmt.nmt.vocabulary import align_embeddings, grow_embeddings
 from tests.recipes.conftest import small_config
 
@@ -52,7 +52,7 @@ def test_a_pair_begins_as_in_fine_tuning(data: Path, run_folder: Path) -> None:
     rows = newcomer.start.embeddings(table)
 
     tuned = copy.deepcopy(model)
-    grown, spelled = with_own_pieces(newcomer.tokenizer, texts_of(train.source, tokenizer), PIECES)
+    grown, spelled = with_own_pieces(newcomer.tokenizer, texts_of(train.source, tokenizer), NEEDED)
     text = recut(train, tokenizer, grown, pair)
     grow_embeddings(tuned, len(table), spelled)
     assert align_embeddings(tuned, counterparts, text, pair, grown.special_ids()) > 50
