@@ -345,5 +345,6 @@ def test_pairs_of_one_test_set_are_resampled_together(
     assert found["shared_sentences"] == ([["fi-en", "sv-en"]] if shared else [])
     row = next(row for row in found["rows"] if (row["arm"], row["budget"]) == ("fomaml", 0))
     widths = {place: lead["high"] - lead["low"] for place, lead in row["lead"]["chrf"].items()}
-    assert widths["fi-en"] == widths["sv-en"] > 0
+    assert widths["fi-en"] == pytest.approx(widths["sv-en"], rel=1e-9), "the order of a sum is the machine's"
+    assert widths["fi-en"] > 0
     assert widths["mean"] == pytest.approx(widths["fi-en"]) if shared else widths["mean"] < 0.8 * widths["fi-en"]
