@@ -24,7 +24,7 @@ from metanmt.errors import CheckpointError
 COUNTERPARTS_FILE = "counterparts.safetensors"
 SENTENCES = 5_000  # of a training set, drawn at random
 AT_ONCE = 1_000_000  # tokens that are counted
-LEAST_SHARE = 0.02  # of the links of a target piece that a source piece of one language has
+LEAST_SHARE = 0.3  # of the links of a target piece that a source piece of one language has
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def find_counterparts(pair: Pair, bitext: Bitext, special: Collection[int], voca
         for start in range(0, len(side.ids), AT_ONCE):
             row += np.bincount(side.ids[start : start + AT_ONCE], minlength=vocabulary_size)
     drawn = np.random.default_rng(0).permutation(bitext.shorter_than(LONGEST_ALIGNED))[:SENTENCES]
-    links = align([bitext.take(drawn)], special, vocabulary_size)
-    of_target = np.bincount(links.target, links.agreed, minlength=vocabulary_size)
-    kept = links.agreed > LEAST_SHARE * of_target[links.target]
-    table = Table(links.source[kept], links.target[kept], links.agreed[kept])
+    found = align([bitext.take(drawn)], special, vocabulary_size)
+    of_target = np.bincount(found.target, found.links, minlength=vocabulary_size)
+    kept = found.links > LEAST_SHARE * of_target[found.target]
+    table = Table(found.source[kept], found.target[kept], found.links[kept])
     return Counterparts({pair.target: table}, *counts)
 
 

@@ -70,9 +70,8 @@ def word_alignments(bitexts: Sequence[Bitext], special: Collection[int], vocabul
     if not len(found.source):
         return np.zeros((0, 2), dtype=np.int64)
     sure = np.sqrt(found.forward * found.backward)
-    best = found.forward == _largest(found.forward, found.source)
-    best &= found.backward == _largest(found.backward, found.target)
-    kept = best & (sure >= SUREST) & (found.forward_counts >= FEWEST)
+    best = (found.links == _largest(found.links, found.source)) & (found.links == _largest(found.links, found.target))
+    kept = best & (sure >= SUREST) & (found.links >= FEWEST)
     return np.stack([found.source[kept], found.target[kept]], axis=1)
 
 

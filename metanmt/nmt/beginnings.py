@@ -108,9 +108,9 @@ def find_beginnings(
     if called is None or not len(trained):
         return None
     heard = np.bincount(called.target, called.weight, minlength=rows).astype(np.float64)
-    links = align([text], special, rows, LONGEST)
-    kept = heard[links.target] >= LEAST_HEARD
-    piece, target, counts = links.source[kept], links.target[kept], links.agreed[kept]
+    found = align([text], special, rows, LONGEST)
+    kept = heard[found.target] >= LEAST_HEARD
+    piece, target, counts = found.source[kept], found.target[kept], found.links[kept]
     linked = np.bincount(piece, counts, minlength=rows).astype(np.float64)
     hardly = (counterparts.source_counts <= HARDLY_READ) & (counterparts.target_counts <= HARDLY_WRITTEN)
     moving = np.concatenate([hardly, np.ones(rows - known, dtype=bool)])

@@ -37,11 +37,11 @@ def counterparts() -> Counterparts:
 
 
 def test_words_are_aligned_by_where_they_occur_together() -> None:
-    links = align([bitext(TEXT)], SPECIAL, VOCABULARY)
+    found = align([bitext(TEXT)], SPECIAL, VOCABULARY)
     for source, target in MEANINGS.items():
-        mine = links.source == source
-        assert links.target[mine][links.agreed[mine].argmax()] == target
-    assert not np.isin(links.source, SPECIAL).any()
+        mine = found.source == source
+        assert found.target[mine][found.links[mine].argmax()] == target
+    assert not np.isin(found.source, SPECIAL).any()
 
 
 def test_every_language_has_a_say(counterparts: Counterparts) -> None:
