@@ -115,7 +115,9 @@ def _links_of(source: Side, target: Side, tokens: int) -> _Links:
     row, column = place // columns[number], place % columns[number]
     apart = np.abs(row / rows[number] - column / columns[number])
     one, other = row + source.offsets[number], column + target.offsets[number]
-    return _Links(source.ids[one].astype(np.int64), target.ids[other].astype(np.int64), tokens + one, tokens + other, apart)
+    return _Links(
+        source.ids[one].astype(np.int64), target.ids[other].astype(np.int64), tokens + one, tokens + other, apart
+    )
 
 
 def _without(side: Side, special: Ids) -> Side:

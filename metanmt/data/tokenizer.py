@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -84,11 +85,7 @@ class SentencePieceTokenizer:
         import sentencepiece
 
         self._model, self.source_form, self.extends, self._target_pieces = model, source_form, extends, target_pieces
-        self._processor = self._of_targets = sentencepiece.SentencePieceProcessor(model_proto=model)
-        if target_pieces:
-            proto = _proto(model)
-            del proto.pieces[target_pieces:]
-            self._of_targets = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.pad_id, self.eos_id = PAD_ID, END_ID
         self.vocabulary_size: int = self._processor.get_piece_size()
         self.targets = {
@@ -179,6 +176,17 @@ class SentencePieceTokenizer:
         facts = {"kind": "sentencepiece", "source_form": self.source_form}
         grown = {"extends": list(self.extends), "target_pieces": self._target_pieces}
         write_json(folder / FACTS_FILE, {**facts, **grown} if self.extends else facts)
+
+    @cached_property
+    def _of_targets(self) -> Any:
+        """What cuts targets: of many tokenizers it is never asked for."""
+        if not self._target_pieces:
+            return self._processor
+        import sentencepiece
+
+        proto = _proto(self._model)
+        del proto.pieces[self._target_pieces :]
+        return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
