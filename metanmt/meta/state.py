@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metanmt.config import Config, OuterConfig
+from metanmt.config import Config, InnerConfig, OuterConfig
 from metanmt.errors import DeviceMemoryError, DivergenceError
 from metanmt.meta.distributed import Ranks
 from metanmt.meta.outer import StepReport
@@ -84,7 +84,9 @@ def beginning(config: Config, inner_steps: int, parameters: int, tasks: int, pro
     unseen = f"{outer.unseen_share:.0%} of episodes in new languages, " if outer.unseen_share else ""
     among = f" in {processes} processes" if processes > 1 else ""
     cost = f"{outer.max_target_tokens:,} target tokens"
-    return f"{outer.learner}: {inner}{unseen}{parameters:,} parameters, {tasks} tasks, {cost}, on {device()}{among}"
+    unused = "" if inner_steps or config.inner == InnerConfig() else ". It has no inner loop: [inner] is not used"
+    size = f"{parameters:,} parameters, {tasks} tasks, {cost}, on {device()}{among}"
+    return f"{outer.learner}: {inner}{unseen}{size}{unused}"
 
 
 def step_metrics(state: RunState, phase: str, rate: float, report: StepReport, ranks: Ranks) -> dict[str, Any]:

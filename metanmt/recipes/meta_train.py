@@ -95,7 +95,7 @@ class _Training:
         self.joint, self.learner = (
             learner_class(name)(self.initialization, config) for name in ("joint", config.outer.learner)
         )
-        self.joint.unseen_share = 0.0
+        self.joint.unseen_share = 0.0  # a joint phase meets languages as they are
         self.sampler.check(self.learner.inner_steps + self.learner.query)
         if self.learner.one_task and config.outer.parent != "auto":
             named_parent(self.tasks, config.outer.parent)

@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from metanmt.config import load_config
 from metanmt.errors import ConfigError, DivergenceError
 from metanmt.meta.outer import StepReport
+from metanmt.meta.state import beginning
 from metanmt.meta.task import Episode
 from metanmt.recipes import meta_train
 from scripts.kill_test import differences, fingerprint
@@ -156,3 +158,10 @@ def test_an_unknown_parent_is_refused_before_anything_is_written(data: Path, tmp
 def state(folder: Path) -> dict[str, object]:
     found: dict[str, object] = json.loads((folder / "last" / "trainer.json").read_text(encoding="utf-8"))
     return found
+
+
+@pytest.mark.parametrize(("learner", "steps", "said"), [("joint", 0, True), ("aligned", 0, True), ("fomaml", 3, False)])
+def test_settings_of_an_inner_loop_that_is_not_there(learner: str, steps: int, said: bool) -> None:
+    plain, given = (load_config(Path(learner), values) for values in ((), ("inner.learning_rate=0.3",)))
+    assert "not used" not in beginning(plain, steps, 10, 2, 1)
+    assert ("[inner] is not used" in beginning(given, steps, 10, 2, 1)) == said
