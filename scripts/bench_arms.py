@@ -18,6 +18,7 @@ from metanmt.config import Config
 from metanmt.data.batch import Batch, make_batch
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
+from metanmt.meta.initialization import words_of_run
 from metanmt.meta.learners import learner_class
 from metanmt.meta.outer import outer_optimizer, outer_step
 from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks
@@ -52,6 +53,10 @@ class Bench:
         batch = replace(self.config.batch, max_tokens=batches * self.config.batch.max_tokens)
         return EpisodeSampler(self.tasks, self.config.outer, batch, self.tokenizer.pad_id, seed=1)
 
+    def as_new(self, model: Any) -> list[Task]:
+        """Return the tasks, of languages that may be met as new ones."""
+        return words_of_run(model, self.tasks, self.tokenizer, self.store.folder, True, lambda: False)[1]
+
     def wait(self) -> None:
         """Wait for the device."""
         if self.where.type == "cuda":
@@ -62,13 +67,16 @@ Step = Callable[[int], int]
 """Makes update number n and returns the target tokens that passed forward and backward."""
 
 
-def ours(bench: Bench, learner: str, inner_steps: int) -> Step:
+def ours(bench: Bench, learner: str, inner_steps: int, unseen_share: float = 0.0) -> Step:
     """Return the step of this package."""
-    config = replace(bench.config, inner=replace(bench.config.inner, steps=max(1, inner_steps)))
+    inner = replace(bench.config.inner, steps=max(1, inner_steps))
+    config = replace(bench.config, inner=inner, outer=replace(bench.config.outer, unseen_share=unseen_share))
     initialization = bench.model()
     made = learner_class(learner)(initialization, config)
     optimizer = outer_optimizer(initialization, made.own, config.outer)
     loss, sampler = Loss(config.outer.label_smoothing, config.run.precision), bench.sampler(inner_steps + made.query)
+    if unseen_share:
+        sampler.only(*bench.as_new(initialization))
 
     def step(number: int) -> int:
         episodes = made.meta_batch(sampler, number)

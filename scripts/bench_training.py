@@ -60,6 +60,7 @@ def arms(bench: Bench, rounds: int) -> dict[str, Callable[[], Iterator[float]]]:
 
     found: dict[str, Callable[[], Iterator[float]]] = {
         "joint": timed(lambda: ours(bench, "joint", 0)),
+        "aligned": timed(lambda: ours(bench, "aligned", 0, unseen_share=0.5)),
         "plain, 1 batch": timed(lambda: plain(bench, 1)),
         "fomaml, k=1": timed(lambda: ours(bench, "fomaml", 1)),
         "plain, 2 batches": timed(lambda: plain(bench, 2)),
@@ -94,6 +95,7 @@ COMPARED = {  # what each is divided by
         "joint, float32",
         "plain, 1 batch",
     ),
+    "aligned": ("joint",),
     "joint, muon": ("joint",),
     "fomaml, k=1": (
         "higher FOMAML, k=1",

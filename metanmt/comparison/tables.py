@@ -243,12 +243,13 @@ def _cell(row: dict[str, Any], metric: str, pair: str) -> str:
 
 
 def _training_table(rows: Sequence[dict[str, Any]]) -> str:
-    header = ["arm", "target tokens", "gradients", "outer steps", "time", "peak MiB", "meta-dev"]
+    header = ["arm", "parameters", "target tokens", "gradients", "outer steps", "time", "peak MiB", "meta-dev"]
     body = []
     for row in rows:
         best = next(f"{key.removeprefix('best_meta_dev_')} {row[key]:.1f}" for key in row if "best_meta_dev" in key)
         memory = f"{row['peak_memory_bytes'] / 2**20:,.0f}"
-        counts = [f"{row[key]:,}" for key in ("target_tokens", "gradient_computations", "steps")]
+        cost = "target_tokens", "gradient_computations", "steps"
+        counts = [f"{row[key]:,}" if key in row else "" for key in ("parameters", *cost)]
         body.append([row["arm"], *counts, duration(row["elapsed_seconds"]), memory, best])
     return table(header, body)
 

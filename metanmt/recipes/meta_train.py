@@ -108,9 +108,9 @@ class _Training:
         self.state = self.loaded() if resume else RunState()
         self.clock = Clock(self.state.elapsed_seconds)
         self.joint_phase_saved = self.joint_phase_over()
+        self.parameters = parameter_count(self.initialization)
         if self.state.step == 0:
-            parameters = parameter_count(self.initialization)
-            say(beginning(self.config, self.learner.inner_steps, parameters, len(self.tasks), self.ranks.size))
+            say(beginning(self.config, self.learner.inner_steps, self.parameters, len(self.tasks), self.ranks.size))
         if self.learner.one_task:
             self.find_parent()
         unseen = self.learner.unseen_share > 0
@@ -298,22 +298,21 @@ class _Training:
 
     def meta_validated(self) -> float | None:
         """Adapt to the meta-dev pairs, log the scores, return the one to choose a checkpoint by; None if stopped."""
-        state = self.state
         self.optimizer.zero_grad()
         try:
             scores = self.validate(self.learner.fast_model, self.initialization, stop=self.asked_alone)
         except (torch.OutOfMemoryError, DeviceMemoryError):
             self.save()
             raise DeviceMemoryError(
-                f"The memory of the device is too small for a meta-validation; step {state.step} is saved.",
+                f"The memory of the device is too small for a meta-validation; step {self.state.step} is saved.",
                 "Resume on a larger device, or start anew with a smaller model.size or max_sentence_tokens.",
             ) from None
         if scores is None:
             return None
-        self.files.log({"step": state.step, "target_tokens": state.target_tokens, "meta_validation": scores})
+        self.files.log({"step": self.state.step, "target_tokens": self.state.target_tokens, "meta_validation": scores})
         adapted, before = scores["adapted"], scores["zero_shot"]
         say(
-            f"step {state.step:,}, {state.target_tokens:,} tokens: meta-dev BLEU {before['bleu']:.1f} -> "
+            f"step {self.state.step:,}, {self.state.target_tokens:,} tokens: meta-dev BLEU {before['bleu']:.1f} -> "
             f"{adapted['bleu']:.1f}, chrF++ {before['chrf']:.1f} -> {adapted['chrf']:.1f} adapted"
         )
         return float(scores["value"])
@@ -344,6 +343,7 @@ class _Training:
         return {
             "run": str(self.files.folder),
             "learner": self.config.outer.learner,
+            "parameters": self.parameters,
             "processes": self.ranks.size,
             "peak_memory_bytes": peak_memory_bytes(),
             **self.state.summary(),
