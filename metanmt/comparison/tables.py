@@ -248,9 +248,9 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         best = next(f"{key.removeprefix('best_meta_dev_')} {row[key]:.1f}" for key in row if "best_meta_dev" in key)
         memory = f"{row['peak_memory_bytes'] / 2**20:,.0f}"
-        cost = "target_tokens", "gradient_computations", "steps"
-        counts = [f"{row[key]:,}" if key in row else "" for key in ("parameters", *cost)]
-        body.append([row["arm"], *counts, duration(row["elapsed_seconds"]), memory, best])
+        size = f"{row['parameters']:,}" if "parameters" in row else ""  # runs of before do not say
+        counts = [f"{row[key]:,}" for key in ("target_tokens", "gradient_computations", "steps")]
+        body.append([row["arm"], size, *counts, duration(row["elapsed_seconds"]), memory, best])
     return table(header, body)
 
 

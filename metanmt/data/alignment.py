@@ -94,6 +94,7 @@ class _Links:
 
 
 def _links(bitexts: Sequence[Bitext], special: Ids, longest: int) -> _Links:
+    """Return the links of sentence pairs, from the first on, that are short enough, as many as there may be."""
     empty = np.zeros(0, dtype=np.int64)
     parts = [_Links(empty, empty, empty, empty, np.zeros(0))]
     left, tokens = MOST_LINKS, 0
