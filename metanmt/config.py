@@ -185,7 +185,10 @@ class FineTuneConfig:
     )
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
     learning_rate: float = setting(
-        0.0, "peak learning rate; 0: 1e-3, then 3e-4 if nothing was gained; 4e-3 from scratch"
+        0.0, "peak rate; 0: 1e-3, or 2e-3 if text is replayed, then a third if nothing was gained; 4e-3 from scratch"
+    )
+    replay: float = setting(
+        1.0, "target tokens of meta-train text that are learned beside each one of the pair's, if it is there; 0: none"
     )
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
@@ -205,9 +208,15 @@ class FineTuneConfig:
     patience: int = setting(4, "evaluations without improvement before it stops early")
     dev_sentences: int = setting(300, "dev sentences scored at most")
 
-    def resolved(self, *, from_scratch: bool = False) -> FineTuneConfig:
+    @property
+    def replays(self) -> bool:
+        """Whether what moves is what the text of meta-training has taught."""
+        return bool(self.replay) and self.update not in ("none", "adapters")
+
+    def resolved(self, *, from_scratch: bool = False, replayed: bool = False) -> FineTuneConfig:
         """Return these settings with the learning rate that 0 stands for."""
-        return replace(self, learning_rate=self.learning_rate or (4e-3 if from_scratch else 1e-3))
+        rate = 4e-3 if from_scratch else 2e-3 if replayed else 1e-3
+        return replace(self, learning_rate=self.learning_rate or rate)
 
 
 LEARNERS_OWN = {
@@ -218,18 +227,8 @@ LEARNERS_OWN = {
 
 LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
 FREE = ("batch.micro_tokens", *LOGGING)  # how a run is computed and logged, not what
-OF_FINE_TUNING_ALONE = (
-    "fine_tune.metric",
-    "fine_tune.max_epochs",
-    "fine_tune.min_updates",
-    "fine_tune.max_updates",
-    "fine_tune.evaluations",
-    "fine_tune.patience",
-    "fine_tune.dev_sentences",
-    "fine_tune.soup",
-    "fine_tune.new_pieces",
-    "fine_tune.align",
-)
+_CHOOSING = ("metric", "max_epochs", "min_updates", "max_updates", "evaluations", "patience", "dev_sentences")
+OF_FINE_TUNING_ALONE = tuple(f"fine_tune.{name}" for name in (*_CHOOSING, "soup", "new_pieces", "align", "replay"))
 """Settings that meta-validation, which fine-tunes too, has of its own: a meta-training does not depend on these."""
 
 FREE_IN_A_RUN = (*FREE, *OF_FINE_TUNING_ALONE)

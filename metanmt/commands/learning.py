@@ -192,6 +192,13 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         help="your own text: two files, or one .tsv (source, tab, target) or .jsonl",
     )
     sub.add_argument("--dev", type=Path, nargs="+", default=[], metavar="FILE", help="your own dev text, likewise")
+    sub.add_argument(
+        "--replay",
+        type=Path,
+        metavar="DATA",
+        help="the data folder that --init learned from, whose meta-train text is learned beside yours, so that what is "
+        "known stays known (default: --data's); --set fine_tune.replay=0 does without",
+    )
     sub.add_argument("--seed", type=natural, default=1, help="draw of the budget, order, dropout (default: 1)")
     sub.add_argument(
         "--update",
@@ -230,6 +237,11 @@ def _fine_tune_config(arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--set {shape} is for a new adapter.", "Add --update adapters, or leave it out.")
     if config.model.head and config.fine_tune.update != "head":
         raise ConfigError("--set model.head says what update = head moves.", "Add --update head, or leave it out.")
+    if arguments.replay and (arguments.init == "none" or not config.fine_tune.replays):
+        raise ConfigError(
+            "--replay is text beside that of the pair, of which nothing is learned here.",
+            "Leave it out: it is for an --init whose weights move, and fine_tune.replay above 0.",
+        )
     if shape and arguments.init != "none":
         _check_no_adapter(Path(arguments.init), shape)
     return config
@@ -275,6 +287,7 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         precision=config.run.precision,
         micro_tokens=config.batch.micro_tokens,
+        replay=arguments.replay,
         overwrite=arguments.overwrite,
     )
     if arguments.json:

@@ -165,7 +165,8 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
         adapting = min(tokens * passes, tuning.max_updates * tuning.max_tokens)
-        cost = adapting * tuning.soup + TRANSLATION_PASSES * tested
+        replayed = 0.0 if plan.arm(cell.arm).learner == SCRATCH else tuning.replay
+        cost = adapting * (1 + replayed) * tuning.soup + TRANSLATION_PASSES * tested
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs
 
@@ -212,6 +213,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 seed=cell.draw,
                 precision=config.run.precision,
                 micro_tokens=config.batch.micro_tokens,
+                replay=Path(plan.compare.replay) if plan.compare.replay else None,
             )
         if facts.get("stop_requested"):
             raise KeyboardInterrupt(STOPPED)

@@ -19,11 +19,15 @@ from metanmt.data.vectors import data_vectors
 from metanmt.errors import ConfigError, did_you_mean
 from metanmt.files import digest
 from metanmt.limits import check_used
-from metanmt.nmt.folder import checkpoint_folder
+from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
-ADAPTED_SINCE = ("each pair draws its own", "pieces are aligned")  # what has changed since of the same settings
+ADAPTED_SINCE = (
+    "each pair draws its own",
+    "pieces are aligned",
+    "text is replayed",
+)  # what has changed since of the same settings
 COST = "outer.max_target_tokens"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "average_share", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""
@@ -50,6 +54,7 @@ class CompareConfig:
     runs: str = setting("", "folder of the meta-trainings, which comparisons may share (default: `runs` of its own)")
     config: str = setting("tiny", "configuration of all arms: a file, or the name of a shipped one")
     set: tuple[str, ...] = setting((), "settings of all arms, each section.key=value")
+    replay: str = setting("", "a data folder whose meta-train text is replayed in adapting (default: the data)")
     pairs: tuple[str, ...] = setting((), "unseen pairs (default: every meta-test pair)")
     train_set: str = setting("train", "the set that budgets are drawn from")
     dev_set: str = setting("dev", "the set that chooses the weights in adapting")
@@ -253,10 +258,7 @@ def checkpoint_cost(arm: Arm) -> int | None:
 
 
 def _run_of(checkpoint: str) -> Path | None:
-    """Return the meta-training run that a checkpoint lies in: it is the run, its best or last, or one of its steps."""
-    folder = Path(checkpoint).resolve()  # best and last lead to RUN/checkpoints/step-N
-    places = (folder, folder.parents[1]) if folder.parent.name == "checkpoints" else (folder,)
-    return next((place for place in places if checkpoint and (place / "config.toml").is_file()), None)
+    return run_of(Path(checkpoint)) if checkpoint else None
 
 
 def _selection(arm: Arm) -> dict[str, Any]:

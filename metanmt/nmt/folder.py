@@ -44,6 +44,13 @@ def checkpoint_folder(path: Path) -> Path:
     )
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the meta-training run that a checkpoint lies in: it is the run, its best or last, or one of its steps."""
+    folder = checkpoint.resolve()  # best and last lead to RUN/checkpoints/step-N
+    places = (folder, folder.parents[1]) if folder.parent.name == "checkpoints" else (folder,)
+    return next((place for place in places if (place / "config.toml").is_file()), None)
+
+
 def start_folder(name: str) -> Path:
     """Return the folder that `model.checkpoint` means: as `checkpoint_folder`, or whatever name on the hub."""
     return checkpoint_folder(Path(name)) if Path(name).is_dir() else fetched(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,9 @@ MAX_SENTENCE_TOKENS = 400  # of a sentence that is adapted on or chosen by: ever
 SMALLEST_BATCH_TOKENS, UPDATES_PER_EPOCH = 200, 20
 BETA2 = 0.98  # of AdamW
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
+
+
+Replay = Callable[[int], Sequence[Batch]]  # what is learned beside the text in an update, by its number
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,14 @@ def fine_tune(
     micro_tokens: int = 1_000,
     precision: str = "auto",
     label: str = "fine-tuning",
+    replay: Replay | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TuningReport:
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
 
     What is scored on the dev set and kept is the average of the weights over the last updates, not those themselves.
+    With text that is replayed it is mixed fine-tuning (Chu, Dabre, Kurohashi 2017, "An Empirical Comparison of Domain
+    Adaptation Methods for Neural Machine Translation"): the model is to go on knowing what it knew.
 
     Args:
         model: on its device; in evaluation mode afterwards, with the same parameters trainable as before.
@@ -172,6 +178,7 @@ def fine_tune(
         micro_tokens: padded tokens of a forward-backward pass.
         precision: see `nmt.precision.mixed`.
         label: for the progress bar.
+        replay: of the text that the model is from; its loss, a mean over the batches, counts `config.replay` times.
         stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
     config, dev = config.resolved(), dev.head(config.dev_sentences)
@@ -198,11 +205,14 @@ def fine_tune(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, update, total)
-            halvings = _accumulate_gradient(model, optimizer, loss, batch, halvings)
+            replayed = replay(update) if replay else ()
+            parts = [(batch, 1.0), *((other, config.replay / len(replayed)) for other in replayed)]
+            halvings = _accumulate_gradient(model, optimizer, loss, parts, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
             average.update()
-            report.updates, report.target_tokens = update, report.target_tokens + batch.target_tokens
+            report.updates = update
+            report.target_tokens += sum(part.target_tokens for part, _ in parts)
             report.interrupted = update < total and stop()
             if update == total or (update % between == 0 and not report.interrupted):
                 with average.in_place():
@@ -223,22 +233,27 @@ def fine_tune(
 
 
 def _accumulate_gradient(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Loss, batch: Batch, halvings: int
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    parts: Sequence[tuple[Batch, float]],
+    halvings: int,
 ) -> int:
-    """Set `.grad` to that of a logical batch; where memory runs out, again in micro-batches of half the size.
+    """Set `.grad` to that of logical batches, each with its weight; where memory runs out, in halved micro-batches.
 
-    Returns how often the micro-batches had to be halved, which the next batch begins with.
+    Returns how often they had to be halved, which the next update begins with.
     """
     for _ in range(halvings):
-        batch = batch.halved() or batch
+        parts = [(batch.halved() or batch, weight) for batch, weight in parts]
     while True:
         optimizer.zero_grad()
         try:
-            loss.backward(model, batch)
+            for batch, weight in parts:
+                loss.backward(model, batch, weight)
             return halvings
         except torch.OutOfMemoryError:
-            smaller = batch.halved()
-            if smaller is None:
+            smaller = [batch.halved() for batch, _ in parts]
+            if not any(smaller):
                 raise DeviceMemoryError(
                     "The memory of the device is too small even for one sentence at a time.",
                     "Choose a smaller model, or leave long sentences out.",
@@ -246,7 +261,8 @@ def _accumulate_gradient(
         optimizer.zero_grad()
         torch.cuda.empty_cache()
         say("Out of memory: micro-batches of half the size from here on.")
-        batch, halvings = smaller, halvings + 1
+        parts = [(half or batch, weight) for half, (batch, weight) in zip(smaller, parts, strict=True)]
+        halvings += 1
 
 
 def _batches(

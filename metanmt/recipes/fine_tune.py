@@ -18,6 +18,7 @@ from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import ConfigError, UsageError
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
+from metanmt.meta.replay import Replay, tasks_to_replay
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
     keep_base,
@@ -30,7 +31,7 @@ from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning import TuningReport
+from metanmt.nmt.tuning import TuningReport, batch_tokens
 from metanmt.nmt.tuning_text import (
     AS_NEEDED,
     NEEDED,
@@ -62,6 +63,7 @@ def run(
     seed: int = 1,
     precision: str = "auto",
     micro_tokens: int = 1_000,
+    replay: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Adapt, write the checkpoint with `fine_tune.json` beside it, and return what is in that file.
@@ -80,6 +82,7 @@ def run(
         seed: of the budget's draw, the order of batches, dropout, and a model from scratch.
         precision: see `nmt.precision.mixed`.
         micro_tokens: padded tokens of a forward-backward pass.
+        replay: the data folder whose meta-train text is learned beside the pair's (default: that of `text`).
         overwrite: replace an existing folder.
     """
     started = time.monotonic()
@@ -90,11 +93,12 @@ def run(
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
     nobodys_rate = not config.learning_rate and init != SCRATCH
-    config = config.resolved(from_scratch=init == SCRATCH)
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     network, read, drawn = _prepared(start, pair, text, config)
     train, dev = read.train, read.dev
     say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
+    beside = _replayed(start, replay, text, config, network, read, micro_tokens, drawn)
+    config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None)
     with Interruption() as interruption:
         tune = partial(
             fine_tune_soup,
@@ -107,6 +111,7 @@ def run(
             precision=precision,
             micro_tokens=micro_tokens,
             label=f"fine-tune {pair}",
+            replay=beside,
             stop=lambda: interruption.requested,
         )
         report, config = _tuned(tune, config, again=nobodys_rate)
@@ -204,6 +209,36 @@ class _Start:
         network = make_model(self.model, tokenizer)
         update_weights(network, self.update)
         return network
+
+
+def _replayed(
+    start: _Start,
+    folder: Path | None,
+    text: Text,
+    config: FineTuneConfig,
+    network: PreTrainedModel,
+    read: Tokenised,
+    micro_tokens: int,
+    facts: dict[str, Any],
+) -> Replay | None:
+    """Return the text of meta-training that is learned beside the pair's; None if there is none."""
+    if start.init == SCRATCH or not config.replays or lexicon_of(network) is not None:
+        return None
+    where = folder or text.data
+    if where is None:
+        say("Nothing of meta-training is replayed, which is worth a point or two: give its data by --replay DATA.")
+        return None
+    store = TokenStore.open(where)
+    if folder is not None:
+        check_tokenizer(read.tokenizer, store.digest, start.init, store.folder)
+    tasks, outer = tasks_to_replay(Path(start.init), store)
+    if not tasks:
+        say(f"{where} has no meta-train text to replay, which is worth a point or two: give its data by --replay DATA.")
+        return None
+    tokens = max(1, round(config.replay * batch_tokens(read.train, config)))
+    say(f"Beside each update {tokens:,} target tokens of {len(tasks)} meta-train sets are learned again")
+    facts["replayed_sets"] = len(tasks)
+    return Replay(tasks, outer, tokens, micro_tokens=micro_tokens, pad_id=read.tokenizer.pad_id, seed=start.seed)
 
 
 def _prepared(

@@ -11,14 +11,22 @@ import torch
 from transformers import PreTrainedModel
 
 from metanmt.config import FineTuneConfig
-from metanmt.data.batch import MicroBatch
+from metanmt.data.batch import Batch, MicroBatch, make_batch
 from metanmt.data.leakage import normalized
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import CorpusError
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.score import TOKENIZERS
-from metanmt.nmt.tuning import TuningReport, batch_tokens, evaluate_dev, fine_tune, hold_out, planned_updates
+from metanmt.nmt.tuning import (
+    TuningReport,
+    _accumulate_gradient,
+    batch_tokens,
+    evaluate_dev,
+    fine_tune,
+    hold_out,
+    planned_updates,
+)
 from tests import toy
 
 SETTINGS = FineTuneConfig(
@@ -248,6 +256,34 @@ def test_a_small_corpus_takes_small_batches(toy_bitext: Bitext) -> None:
     twenty = toy_bitext.take(np.tile(np.arange(len(toy_bitext)), 8))
     assert batch_tokens(twenty, FineTuneConfig(max_tokens=1_000)) == 8 * tokens // 20
     assert batch_tokens(twenty, FineTuneConfig(max_tokens=300)) == 300
+
+
+def test_what_is_replayed_adds_its_gradient(
+    fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext
+) -> None:
+    """That of its mean loss, times its weight; and its tokens are part of the cost."""
+    fresh.eval()
+    own, *others = (make_batch(toy_bitext, np.arange(start, start + 8), 300, tokenizer.pad_id) for start in (0, 8, 16))
+    optimizer = torch.optim.SGD(fresh.parameters(), 1.0)
+
+    def gradient(*parts: tuple[Batch, float]) -> torch.Tensor:
+        assert _accumulate_gradient(fresh, optimizer, Loss(0.1), parts, 0) == 0
+        return torch.cat([part.grad.flatten() for part in fresh.parameters() if part.grad is not None])
+
+    alone = [gradient((batch, 1.0)) for batch in (own, *others)]
+    together = gradient((own, 1.0), *((batch, 0.25) for batch in others))
+    assert torch.allclose(together, alone[0] + 0.25 * (alone[1] + alone[2]), rtol=1e-4, atol=1e-7)
+    settings = replace(SETTINGS, max_updates=3, min_updates=3, replay=0.5)
+    asked: list[int] = []
+
+    def replay(update: int) -> list[Batch]:
+        asked.append(update)
+        return others
+
+    report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1, replay=replay)
+    alone_again = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1)
+    assert asked == [1, 2, 3]
+    assert report.target_tokens - alone_again.target_tokens == 3 * sum(batch.target_tokens for batch in others)
 
 
 def test_memory_that_runs_out_is_remembered(

@@ -41,7 +41,7 @@ def test_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> Non
     assert facts["history"][-1]["loss"] < facts["history"][0]["loss"]
     assert 0 < facts["train_words"] <= 200
     assert facts["updates"] == 4
-    assert facts["config"]["learning_rate"] == 1e-3
+    assert facts["config"]["learning_rate"] == 2e-3
     written = json.loads((tmp_path / "tuned" / "fine_tune.json").read_text(encoding="utf-8"))
     assert {**written, "model": str(tmp_path / "tuned"), "stop_requested": False} == facts
     again = adapt(run_folder, "fi-en", tmp_path / "again", Text(data=data, budget_words=200), seed=3)

@@ -21,8 +21,8 @@ def test_a_rate_that_gains_nothing_is_lowered_once(
     monkeypatch.setattr(tuning, "evaluate_dev", lambda *given: replace(plain(*given), loss=losses.pop(0)))
     text = Text(data=data, budget_words=200)
     facts = adapt(run_folder, "fi-en", tmp_path / "tuned", text)
-    assert "once more at a rate of 0.0003" in capsys.readouterr().err
-    assert facts["config"]["learning_rate"] == pytest.approx(1e-3 / 3)
+    assert "once more at a rate of 0.0007" in capsys.readouterr().err
+    assert facts["config"]["learning_rate"] == pytest.approx(2e-3 / 3)
     assert [(item["update"], item["loss"]) for item in facts["history"]] == [(0, 5.0), (4, 6.0), (8, 4.0)]
     assert (facts["updates"], facts["best"]["update"]) == (8, 8)
     chosen = replace(QUICK, learning_rate=1e-3)

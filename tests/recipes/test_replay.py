@@ -1,0 +1,172 @@
+"""What is replayed in fine-tuning: the text that a run learned from, as it was drawn, as much as is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metanmt.cli import main
+from metanmt.config import Config, FineTuneConfig, OuterConfig
+from metanmt.data.store import TokenStore
+from metanmt.errors import CheckpointError
+from metanmt.meta.replay import Replay, tasks_to_replay
+from metanmt.meta.task import load_tasks
+from metanmt.nmt.tuning_text import Text
+from metanmt.recipes import fine_tune, prepare
+from metanmt.sections import to_toml
+from tests.recipes.conftest import MANIFEST, small_config
+from tests.recipes.test_fine_tune import QUICK, adapt, files
+
+__all__ = ["files"]  # a fixture
+
+LATE = """
+[[groups]]
+role = "meta-train"
+pairs = ["de-en"]
+train-late = [{ embedded = "cldr", sentences = 200, skip = 400 }]
+"""
+HINT = "give its data by --replay DATA"
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    folder = tmp_path_factory.mktemp("replayed")
+    (folder / "kinds.toml").write_text(MANIFEST + LATE, encoding="utf-8")
+    prepare.run(folder / "kinds.toml", folder / "data")
+    return TokenStore.open(folder / "data")
+
+
+def names(init: Path, store: TokenStore) -> list[str]:
+    return [str(task) for task in tasks_to_replay(init, store)[0]]
+
+
+def make_run(folder: Path, config: Config, digest: str) -> Path:
+    (folder / "checkpoints" / "step-1").mkdir(parents=True)
+    (folder / "best").symlink_to(folder / "checkpoints" / "step-1")
+    (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    (folder / "run.json").write_text(f'{{"data_digest": "{digest}"}}', encoding="utf-8")
+    return folder
+
+
+def test_what_a_run_learned_from_is_replayed(kinds: TokenStore, tmp_path: Path) -> None:
+    late = small_config('outer.train_sets=["train-late"]', "outer.task_sampling=temperature", "outer.temperature=2")
+    run = make_run(tmp_path / "run", late, kinds.training_digest)
+    for init in (run, run / "best", run / "checkpoints" / "step-1"):
+        assert names(init, kinds) == ["de-en train-late"]
+    assert tasks_to_replay(run, kinds)[1].task_sampling == "temperature"
+
+
+def test_of_other_data_or_of_no_run_all_text_is_replayed(kinds: TokenStore, tmp_path: Path) -> None:
+    every = ["de-en", "de-en train-late", "sv-en", "es-en"]
+    late = small_config('outer.train_sets=["train-late"]')
+    assert names(make_run(tmp_path / "other", late, "another digest"), kinds) == every
+    assert names(tmp_path, kinds) == every
+    damaged = make_run(tmp_path / "damaged", late, kinds.training_digest)
+    (damaged / "config.toml").write_text("[outer]\nof_another_version = 1\n", encoding="utf-8")
+    assert names(damaged, kinds) == every
+
+
+@pytest.mark.parametrize(("tokens", "batches"), [(150, 1), (300, 1), (900, 3), (1_000, 3)])
+def test_an_update_has_as_many_tokens_as_are_asked_for(kinds: TokenStore, tokens: int, batches: int) -> None:
+    outer = OuterConfig()
+    tasks = load_tasks(kinds, Config().batch, outer)
+    replay = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0, seed=3)
+    drawn = [replay(update) for update in range(1, 41)]
+    assert {len(update) for update in drawn} == {batches}
+    sizes = [sum(batch.target_tokens for batch in update) for update in drawn]
+    assert np.mean(sizes) == pytest.approx(tokens, rel=0.1)
+    again = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0, seed=3)(7)
+    other = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0, seed=4)(7)
+    one, same, different = (next(iter(update[0])).source for update in (drawn[6], again, other))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, different)
+    assert len({str([part.source.tolist() for batch in update for part in batch]) for update in drawn}) == len(drawn)
+
+
+def test_it_is_the_default_of_a_data_folder(
+    run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Text(data=data, budget_words=200)
+    facts = adapt(run_folder, "fi-en", tmp_path / "tuned", text)
+    assert "learned again" in capsys.readouterr().err
+    without = fine_tune.run(str(run_folder), "fi-en", tmp_path / "without", text, replace(QUICK, replay=0))
+    assert HINT not in capsys.readouterr().err
+    assert (facts["replayed_sets"], facts["config"]["learning_rate"]) == (3, 2e-3)
+    assert "replayed_sets" not in without
+    assert without["config"]["learning_rate"] == 1e-3
+    assert facts["target_tokens"] == pytest.approx(2 * without["target_tokens"], rel=0.2)
+    assert facts["history"][0] == without["history"][0]
+    assert facts["history"][1] != without["history"][1]
+
+
+def test_beside_files_of_ones_own(
+    run_folder: Path, data: Path, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Text(train_files=files)
+    assert "replayed_sets" not in adapt(run_folder, "is-en", tmp_path / "alone", text)
+    assert HINT in capsys.readouterr().err
+    assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed_sets"] == 3
+    assert HINT not in capsys.readouterr().err
+    assert "replayed_sets" not in adapt("none", "is-en", tmp_path / "scratch", text)
+    assert HINT not in capsys.readouterr().err
+
+
+def test_where_what_it_taught_does_not_move_there_is_nothing_to_replay(
+    run_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    for update in ("none", "adapters"):
+        settings = replace(QUICK, update=update)
+        facts = fine_tune.run(str(run_folder), "fi-en", tmp_path / update, Text(data=data, budget_words=200), settings)
+        assert "replayed_sets" not in facts
+    assert FineTuneConfig().replays
+
+
+def test_mistakes_are_said(
+    run_folder: Path,
+    data: Path,
+    kinds: TokenStore,
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = ["--pair", "is-en", "--train", *map(str, files), "--out", str(tmp_path / "tuned"), "--replay", str(data)]
+    for more in (["--init", "none"], ["--init", str(run_folder), "--set", "fine_tune.replay=0"]):
+        assert main(["fine-tune", *own, *more]) == 2
+        assert "--replay is text beside that of the pair" in capsys.readouterr().err
+    assert main(["fine-tune", *own[:-1], str(tmp_path / "nowhere"), "--init", str(run_folder)]) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        adapt(run_folder, "is-en", tmp_path / "tuned", Text(train_files=files), replay=kinds.folder)
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_data_without_meta_train_text_has_nothing_to_replay(
+    run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "only.toml"
+    manifest.write_text(
+        'name = "only"\n[[groups]]\nrole = "meta-test"\npairs = ["is-en"]\n'
+        'train = [{ embedded = "cldr", sentences = 100 }]\ndev = [{ embedded = "cldr", sentences = 20, skip = 100 }]\n'
+        'test = [{ embedded = "cldr", sentences = 20, skip = 120 }]\n',
+        encoding="utf-8",
+    )
+    prepare.run(manifest, tmp_path / "data", tokenizer=str(run_folder))
+    text = Text(data=tmp_path / "data", budget_words=200)
+    assert "replayed_sets" not in adapt(run_folder, "is-en", tmp_path / "tuned", text)
+    assert HINT in capsys.readouterr().err
+    assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed_sets"] == 3
+
+
+def test_tasks_are_drawn_as_the_run_drew_them(kinds: TokenStore) -> None:
+    """In proportion to their sentences at a temperature of 1; one set there is half as large as the others."""
+    outer = OuterConfig(task_sampling="temperature", temperature=1.0)
+    tasks = load_tasks(kinds, Config().batch, outer)
+    marked = [replace(task, bitext=task.bitext.head(len(task.bitext))) for task in tasks]
+    sampler = Replay(marked, outer, 300, micro_tokens=1_000, pad_id=0, seed=1)._sampler
+    sizes = np.array([len(task.usable) for task in tasks], dtype=float)
+    assert sampler.probabilities == pytest.approx(sizes / sizes.sum())
+    assert sizes.min() < 0.6 * sizes.max()
