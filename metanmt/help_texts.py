@@ -73,7 +73,7 @@ settings:
         """\
 examples:
   metanmt fine-tune --init run --data data --pair fi-en --budget 4000 --out tuned
-  metanmt fine-tune --init run --pair xx-en --train my.xx my.en --dev dev.xx dev.en --out tuned
+  metanmt fine-tune --init run --replay data --pair xx-en --train my.xx my.en --dev dev.xx dev.en --out tuned
   metanmt fine-tune --init run --pair xx-en --train my.tsv --out tuned       dev: a tenth, 10 to 300 pairs
   metanmt fine-tune --init run --pair xx-en --train my.tsv --new-pieces 2000 --out tuned    a script new to the run
   metanmt fine-tune --init run --pair xx-en --train my.tsv --set fine_tune.soup=3 --out tuned    three runs averaged

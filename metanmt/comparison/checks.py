@@ -33,6 +33,7 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     """
     plan = make_plan(compare, store)
     _check_unseen(plan, store)
+    _check_replayed(plan, store)
     _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in plan.pairs})
     if not compare.draws or len(set(compare.draws)) < len(compare.draws):
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
@@ -62,6 +63,18 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
         said = ", ".join(f"{name} {size}" for name, size in sizes.items())
         say(f"Note: the models differ in size, of which the cost in target tokens knows nothing: {said}.")
     return plan
+
+
+def _check_replayed(plan: Plan, store: TokenStore) -> None:
+    """Raise a ConfigError if the text to replay is cut by another tokenizer, or there is none."""
+    if not plan.compare.replay:
+        return
+    other = TokenStore.open(Path(plan.compare.replay))
+    if other.digest != store.digest or not other.pairs("meta-train"):
+        raise ConfigError(
+            f"{other.folder} has no meta-train text cut by the tokenizer of {store.folder}: nothing to replay.",
+            "Name the data that the checkpoints learned from, and prepare this one by it: prepare ... --tokenizer RUN.",
+        )
 
 
 def _check_unseen(plan: Plan, store: TokenStore) -> None:

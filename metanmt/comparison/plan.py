@@ -133,6 +133,10 @@ class Plan:
         """Return the arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
+    def _replayed(self) -> list[str]:
+        """Return a digest of the text to replay, where that is not the data's own."""
+        return [TokenStore.open(Path(self.compare.replay)).training_digest] if self.compare.replay else []
+
     def digest(self, cell: Cell, store: TokenStore) -> str:
         """Return what the result of a cell depends on, as one digest: configuration, data, version.
 
@@ -147,7 +151,8 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set, *ADAPTED_SINCE],
+            "adapted": cell.budget
+            and [self.compare.train_set, self.compare.dev_set, *ADAPTED_SINCE, *self._replayed()],
             "beam": self.compare.beam,
             "version": __version__,
         }

@@ -1,0 +1,76 @@
+"""Text that is replayed in adapting, where the data of a comparison has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from metanmt.comparison.checks import checked_plan
+from metanmt.comparison.execute import estimate, load_result, run
+from metanmt.comparison.plan import ArmConfig, CompareConfig, Plan
+from metanmt.data.store import TokenStore
+from metanmt.errors import MetanmtError
+from metanmt.recipes import meta_train, prepare
+from tests.recipes.conftest import small_config
+
+ALONE = """
+name = "alone"
+[[groups]]
+role = "meta-test"
+pairs = ["is-en"]
+train = [{ embedded = "cldr", sentences = 100 }]
+dev = [{ embedded = "cldr", sentences = 20, skip = 100 }]
+test = [{ embedded = "cldr", sentences = 20, skip = 120 }]
+"""
+
+
+@pytest.fixture(scope="module")
+def compare(data: Path, tmp_path_factory: pytest.TempPathFactory) -> CompareConfig:
+    folder = tmp_path_factory.mktemp("replayed")
+    meta_train.run(small_config("outer.max_target_tokens=2000"), data, folder / "run")
+    (folder / "alone.toml").write_text(ALONE, encoding="utf-8")
+    prepare.run(folder / "alone.toml", folder / "data", tokenizer=str(folder / "run"))
+    return CompareConfig(
+        data=str(folder / "data"),
+        set=("fine_tune.min_updates=4", "fine_tune.max_updates=4", "fine_tune.evaluations=1"),
+        budgets=(100,),
+        draws=(1,),
+        beam=1,
+        baseline="run",
+        arms={"run": ArmConfig(checkpoint=str(folder / "run"))},
+    )
+
+
+def planned(compare: CompareConfig) -> tuple[Plan, TokenStore]:
+    store = TokenStore.open(Path(compare.data))
+    return checked_plan(compare, store), store
+
+
+def test_text_of_another_folder_is_replayed(compare: CompareConfig, data: Path, tmp_path: Path) -> None:
+    tokens, digests = [], []
+    for number, replayed in enumerate(("", str(data))):
+        plan, store = run(replace(compare, replay=replayed), tmp_path / str(number), jobs=1)
+        [cell] = plan.cells
+        tokens.append(load_result(cell, tmp_path / str(number))["adaptation"]["target_tokens"])
+        digests.append(plan.digest(cell, store))
+    assert tokens[1] == pytest.approx(2 * tokens[0], rel=0.3)
+    assert digests[0] != digests[1]
+
+
+def test_what_is_replayed_is_part_of_what_is_still_to_be_spent(
+    compare: CompareConfig, data: Path, tmp_path: Path
+) -> None:
+    costs = []
+    for share in (0, 1):
+        settings = (*compare.set, f"fine_tune.replay={share}", "fine_tune.max_updates=100000")
+        plan, store = planned(replace(compare, set=settings, replay=str(data)))
+        costs.append(sum(estimate(plan, store, tmp_path).values()))
+    assert costs[1] > 1.5 * costs[0]
+
+
+def test_text_that_cannot_be_replayed_is_refused(compare: CompareConfig, data: Path) -> None:
+    for folder, message in ((compare.data, "nothing to replay"), (str(data.parent / "nowhere"), "nowhere")):
+        with pytest.raises(MetanmtError, match=message):
+            planned(replace(compare, replay=folder))
