@@ -143,7 +143,7 @@ class Plan:
         Settings at their default do not count, so that a setting which a later version adds leaves results valid; nor
         do the test sets, whose scores stand side by side in a result.
         """
-        arm = self.arm(cell.arm)
+        arm, chosen = self.arm(cell.arm), self.compare
         facts = {
             "cell": asdict(cell),
             "arm": [arm.learner, arm.checkpoint and _files(Path(arm.checkpoint))],
@@ -153,7 +153,7 @@ class Plan:
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
             "adapted": cell.budget
             and [self.compare.train_set, self.compare.dev_set, *ADAPTED_SINCE, *self._replayed()],
-            "beam": self.compare.beam,
+            "beam": chosen.beam,
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

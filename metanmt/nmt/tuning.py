@@ -35,7 +35,7 @@ BETA2 = 0.98  # of AdamW
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
-Replay = Callable[[int], Sequence[Batch]]  # what is learned beside the text in an update, by its number
+Replay = Callable[[int], Sequence[Batch]]  # by the number of an update: what is learned beside the text (meta.replay)
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,6 @@ def fine_tune(
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
 
     What is scored on the dev set and kept is the average of the weights over the last updates, not those themselves.
-    With text that is replayed it is mixed fine-tuning (Chu, Dabre, Kurohashi 2017, "An Empirical Comparison of Domain
-    Adaptation Methods for Neural Machine Translation"): the model is to go on knowing what it knew.
 
     Args:
         model: on its device; in evaluation mode afterwards, with the same parameters trainable as before.
@@ -178,12 +176,11 @@ def fine_tune(
         micro_tokens: padded tokens of a forward-backward pass.
         precision: see `nmt.precision.mixed`.
         label: for the progress bar.
-        replay: of the text that the model is from; its loss, a mean over the batches, counts `config.replay` times.
+        replay: of what the model is from; its loss, a mean over batches, counts `config.replay` times.
         stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
     config, dev = config.resolved(), dev.head(config.dev_sentences)
-    loss = Loss(config.label_smoothing, precision)
-    judge = Loss(0.0, precision)
+    loss, judge = Loss(config.label_smoothing, precision), Loss(0.0, precision)
     set_pair(model, pair)
     say_if_unknown(model, pair.source)
     best = evaluate_dev(model, tokenizer, pair, dev, 0, judge, config.metric)
@@ -205,8 +202,7 @@ def fine_tune(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, update, total)
-            replayed = replay(update) if replay else ()
-            parts = [(batch, 1.0), *((other, config.replay / len(replayed)) for other in replayed)]
+            parts = [(batch, 1.0), *(_weighted(replay(update), config.replay) if replay else ())]
             halvings = _accumulate_gradient(model, optimizer, loss, parts, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
@@ -230,6 +226,11 @@ def fine_tune(
         parameter.grad = None
     model.eval()
     return report
+
+
+def _weighted(batches: Sequence[Batch], weight: float) -> list[tuple[Batch, float]]:
+    """Return batches each with its part of the weight."""
+    return [(batch, weight / len(batches)) for batch in batches]
 
 
 def _accumulate_gradient(

@@ -95,18 +95,15 @@ def run(
     nobodys_rate = not config.learning_rate and init != SCRATCH
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     network, read, drawn = _prepared(start, pair, text, config)
-    train, dev = read.train, read.dev
-    say(f"Adapting to {pair}: {len(train):,} sentence pairs, {int(train.target_words.sum()):,} target words")
+    words = int(read.train.target_words.sum())
+    say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {words:,} target words")
     beside = _replayed(start, replay, text, config, network, read, micro_tokens, drawn)
     config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None)
     with Interruption() as interruption:
         tune = partial(
             fine_tune_soup,
             network.to(device()),
-            read.tokenizer,
-            pair,
-            train,
-            dev,
+            *(read.tokenizer, pair, read.train, read.dev),
             seed=seed,
             precision=precision,
             micro_tokens=micro_tokens,
@@ -120,8 +117,8 @@ def run(
         "init": init,
         "data": str(text.data or ", ".join(map(str, text.train_files))),
         **drawn,
-        "train_words": int(train.target_words.sum()),
-        "dev_sentences": min(len(dev), config.dev_sentences),
+        "train_words": words,
+        "dev_sentences": min(len(read.dev), config.dev_sentences),
         "seed": seed,
         **report.to_json(),
         "config": asdict(config),
