@@ -199,7 +199,7 @@ class FineTuneConfig:
         0.2, "share of the updates so far, the last of them, whose weights are averaged, then scored; 0: none"
     )
     soup: int = setting(1, "runs whose weights are averaged: a little better, for so many times the time")
-    dropout: float = setting(0.2, "dropout probability")
+    dropout: float = setting(-1.0, "dropout probability; -1: 0.2, or 0.1 if text is replayed")
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     weight_decay: float = setting(0.01, "decoupled weight decay")
     clip_norm: float = setting(1.0, "largest norm of the gradient; 0 for no clipping")
@@ -214,9 +214,10 @@ class FineTuneConfig:
         return bool(self.replay) and self.update not in ("none", "adapters")
 
     def resolved(self, *, from_scratch: bool = False, replayed: bool = False) -> FineTuneConfig:
-        """Return these settings with the learning rate that 0 stands for."""
-        rate = 4e-3 if from_scratch else 2e-3 if replayed else 1e-3
-        return replace(self, learning_rate=self.learning_rate or rate)
+        """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does."""
+        rate, dropout = 4e-3 if from_scratch else 2e-3 if replayed else 1e-3, 0.1 if replayed else 0.2
+        chosen = self.dropout if self.dropout >= 0 else dropout
+        return replace(self, learning_rate=self.learning_rate or rate, dropout=chosen)
 
 
 LEARNERS_OWN = {

@@ -57,11 +57,18 @@ RANGES = (
         "Give a share, such as 0.6.",
     ),
     (
-        "model.dropout fine_tune.dropout outer.adam_beta2",
+        "model.dropout outer.adam_beta2",
         0,
         math.nextafter(1, 0),
         "lie between 0 and 1, and not be 1",
         "Give a number such as 0.1.",
+    ),
+    (
+        "fine_tune.dropout",
+        -1,
+        math.nextafter(1, 0),
+        "lie between 0 and 1, and not be 1",
+        "Give a number such as 0.1, or -1 for the default.",
     ),
 )
 """Settings, the least and the largest value they may have, in words, and the remedy."""

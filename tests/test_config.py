@@ -268,8 +268,10 @@ def test_a_list_that_is_none_in_a_file(tmp_path: Path) -> None:
     assert error.value.remedy == 'Write it as a list: pairs = ["de-en"]'
 
 
-def test_a_rate_of_zero_stands_for_the_one_that_fits() -> None:
-    assert FineTuneConfig().resolved().learning_rate == 1e-3
-    assert FineTuneConfig().resolved(from_scratch=True).learning_rate == 4e-3
-    given = FineTuneConfig(learning_rate=0.02)
-    assert given.resolved() == given.resolved(from_scratch=True) == given
+def test_what_a_default_stands_for_depends_on_the_adaptation() -> None:
+    plain, scratch = FineTuneConfig().resolved(), FineTuneConfig().resolved(from_scratch=True)
+    replayed = FineTuneConfig().resolved(replayed=True)
+    assert [item.learning_rate for item in (plain, scratch, replayed)] == [1e-3, 4e-3, 2e-3]
+    assert [item.dropout for item in (plain, scratch, replayed)] == [0.2, 0.2, 0.1]
+    given = FineTuneConfig(learning_rate=0.02, dropout=0.0)
+    assert given.resolved() == given.resolved(from_scratch=True) == given.resolved(replayed=True) == given

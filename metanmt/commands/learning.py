@@ -282,7 +282,7 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
             dev_files=arguments.dev,
         ),
         config.fine_tune,
-        model=replace(config.model, dropout=config.fine_tune.dropout),
+        model=replace(config.model, dropout=config.fine_tune.resolved(from_scratch=True).dropout),
         adapter=config.adapter,
         seed=arguments.seed,
         precision=config.run.precision,

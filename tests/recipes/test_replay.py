@@ -98,6 +98,7 @@ def test_it_is_the_default_of_a_data_folder(
     assert (facts["replayed_sets"], facts["config"]["learning_rate"]) == (3, 2e-3)
     assert "replayed_sets" not in without
     assert without["config"]["learning_rate"] == 1e-3
+    assert (facts["config"]["dropout"], without["config"]["dropout"]) == (0.1, 0.2)
     assert facts["target_tokens"] == pytest.approx(2 * without["target_tokens"], rel=0.2)
     assert facts["history"][0] == without["history"][0]
     assert facts["history"][1] != without["history"][1]
