@@ -12,6 +12,7 @@ from pathlib import Path
 
 from metanmt.config import BatchConfig, Config, OuterConfig, load_config
 from metanmt.data.batch import Batch
+from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import ConfigError
 from metanmt.meta.run import data_digest
@@ -46,15 +47,17 @@ class Replay:
         return [batch for episode in self._sampler.meta_batch(update, 0) for batch in episode.batches]
 
 
-def tasks_to_replay(init: Path, store: TokenStore) -> tuple[list[Task], OuterConfig]:
+def tasks_to_replay(init: Path, store: TokenStore, pair: Pair) -> tuple[list[Task], OuterConfig]:
     """Return the tasks that a checkpoint's run learned from, and how it drew them; none if the data has none of them.
 
-    Of a checkpoint whose run is not known, or learned from other data: all meta-train text, each set alike.
+    Of a checkpoint whose run is not known, or learned from other data: all meta-train text, each set alike. What is in
+    the pair that is adapted to is left out: of that a budget may have been drawn.
     """
     config = _config_of(init, store)
     if not store.pairs("meta-train"):
         return [], config.outer
-    return load_tasks(store, config.batch, config.outer), config.outer
+    tasks = load_tasks(store, config.batch, config.outer)
+    return [task for task in tasks if task.pair != pair], config.outer
 
 
 def _config_of(init: Path, store: TokenStore) -> Config:

@@ -1,6 +1,6 @@
 """Meta-validation: adapt to the meta-dev pair as a user would adapt to theirs, then score.
 
-The checkpoint of a run is chosen by the score after adaptation, in every learner alike.
+The checkpoint of a run is chosen by the score after adaptation, in every learner alike. No text is replayed meanwhile.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def run(
     network, read, drawn = _prepared(start, pair, text, config)
     words = int(read.train.target_words.sum())
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {words:,} target words")
-    beside = _replayed(start, replay, text, config, network, read, micro_tokens, drawn)
+    beside = _replayed(start, pair, replay, text, config, network, read, micro_tokens, drawn)
     config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None)
     with Interruption() as interruption:
         tune = partial(
@@ -210,6 +210,7 @@ class _Start:
 
 def _replayed(
     start: _Start,
+    pair: Pair,
     folder: Path | None,
     text: Text,
     config: FineTuneConfig,
@@ -228,7 +229,7 @@ def _replayed(
     store = TokenStore.open(where)
     if folder is not None:
         check_tokenizer(read.tokenizer, store.digest, start.init, store.folder)
-    tasks, outer = tasks_to_replay(Path(start.init), store)
+    tasks, outer = tasks_to_replay(Path(start.init), store, pair)
     if not tasks:
         say(f"{where} has no meta-train text to replay, which is worth a point or two: give its data by --replay DATA.")
         return None

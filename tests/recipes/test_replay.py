@@ -11,6 +11,7 @@ import torch
 
 from metanmt.cli import main
 from metanmt.config import Config, FineTuneConfig, OuterConfig
+from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError
 from metanmt.meta.replay import Replay, tasks_to_replay
@@ -29,6 +30,7 @@ role = "meta-train"
 pairs = ["de-en"]
 train-late = [{ embedded = "cldr", sentences = 200, skip = 400 }]
 """
+FINNISH = Pair("fi", "en")
 HINT = "give its data by --replay DATA"
 
 
@@ -41,7 +43,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 
 def names(init: Path, store: TokenStore) -> list[str]:
-    return [str(task) for task in tasks_to_replay(init, store)[0]]
+    return [str(task) for task in tasks_to_replay(init, store, FINNISH)[0]]
 
 
 def make_run(folder: Path, config: Config, digest: str) -> Path:
@@ -57,7 +59,7 @@ def test_what_a_run_learned_from_is_replayed(kinds: TokenStore, tmp_path: Path) 
     run = make_run(tmp_path / "run", late, kinds.training_digest)
     for init in (run, run / "best", run / "checkpoints" / "step-1"):
         assert names(init, kinds) == ["de-en train-late"]
-    assert tasks_to_replay(run, kinds)[1].task_sampling == "temperature"
+    assert tasks_to_replay(run, kinds, FINNISH)[1].task_sampling == "temperature"
 
 
 def test_of_other_data_or_of_no_run_all_text_is_replayed(kinds: TokenStore, tmp_path: Path) -> None:
@@ -68,6 +70,10 @@ def test_of_other_data_or_of_no_run_all_text_is_replayed(kinds: TokenStore, tmp_
     damaged = make_run(tmp_path / "damaged", late, kinds.training_digest)
     (damaged / "config.toml").write_text("[outer]\nof_another_version = 1\n", encoding="utf-8")
     assert names(damaged, kinds) == every
+
+
+def test_the_pair_that_is_adapted_to_is_left_out(kinds: TokenStore, tmp_path: Path) -> None:
+    assert [str(task) for task in tasks_to_replay(tmp_path, kinds, Pair("de", "en"))[0]] == ["sv-en", "es-en"]
 
 
 @pytest.mark.parametrize(("tokens", "batches"), [(150, 1), (300, 1), (900, 3), (1_000, 3)])
