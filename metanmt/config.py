@@ -188,7 +188,7 @@ class FineTuneConfig:
         0.0, "peak rate; 0: 1e-3, or 2e-3 if text is replayed, then a third if nothing was gained; 4e-3 from scratch"
     )
     replay: float = setting(
-        1.0, "target tokens of meta-train text that are learned beside each one of the pair's, if it is there; 0: none"
+        1.0, "target tokens of meta-train text learned beside each one of the pair's, where all weights move; 0: none"
     )
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
@@ -210,8 +210,8 @@ class FineTuneConfig:
 
     @property
     def replays(self) -> bool:
-        """Whether what moves is what the text of meta-training has taught."""
-        return bool(self.replay) and self.update not in ("none", "adapters")
+        """Whether text of meta-training is learned beside: where all moves, and may forget all."""
+        return bool(self.replay) and self.update == "all"
 
     def resolved(self, *, from_scratch: bool = False, replayed: bool = False) -> FineTuneConfig:
         """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does."""
@@ -326,9 +326,9 @@ def located(config: Config) -> Config:
 def differences(config: Config, other: Config) -> dict[str, str]:
     """Return the settings that differ between two configurations, by name, each in words with both values.
 
-    A checkpoint is the same one however its folder is spelled.
+    A checkpoint is the same one however its folder is spelled, and a default the same as what it stands for.
     """
-    ours, theirs = asdict(located(config)), asdict(located(other))
+    ours, theirs = (asdict(replace(located(one), fine_tune=one.fine_tune.resolved())) for one in (config, other))
     return {
         f"{section}.{key}": f"{section}.{key} is {theirs[section][key]!r} there and {value!r} here"
         for section, values in ours.items()

@@ -57,21 +57,16 @@ RANGES = (
         "Give a share, such as 0.6.",
     ),
     (
-        "model.dropout outer.adam_beta2",
+        "model.dropout fine_tune.dropout outer.adam_beta2",
         0,
         math.nextafter(1, 0),
         "lie between 0 and 1, and not be 1",
         "Give a number such as 0.1.",
     ),
-    (
-        "fine_tune.dropout",
-        -1,
-        math.nextafter(1, 0),
-        "lie between 0 and 1, and not be 1",
-        "Give a number such as 0.1, or -1 for the default.",
-    ),
 )
 """Settings, the least and the largest value they may have, in words, and the remedy."""
+
+DEFAULTS = {"fine_tune.dropout": -1.0}  # that stand for one of several values
 
 USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     (
@@ -132,6 +127,8 @@ def check_ranges(config: Config) -> None:
         for name in keys.split():
             section, key = name.split(".")
             value = getattr(getattr(config, section), key)
+            if value == DEFAULTS.get(name):
+                continue
             if not low <= value <= high or (value == low and "above" in words):
                 raise ConfigError(f"{name} must {words}.", remedy)
 

@@ -240,7 +240,7 @@ def _fine_tune_config(arguments: argparse.Namespace) -> Config:
     if arguments.replay and (arguments.init == "none" or not config.fine_tune.replays):
         raise ConfigError(
             "--replay is text beside that of the pair, of which nothing is learned here.",
-            "Leave it out: it is for an --init whose weights move, and fine_tune.replay above 0.",
+            "Leave it out: it is for an --init whose weights all move (--update all), and fine_tune.replay above 0.",
         )
     if shape and arguments.init != "none":
         _check_no_adapter(Path(arguments.init), shape)
@@ -266,6 +266,8 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
         texts=[arguments.train, arguments.dev],
         out=None if arguments.overwrite else arguments.out,
     )
+    if arguments.replay:
+        check_at_once(data=arguments.replay)
     from metanmt.nmt.tuning_text import Text
     from metanmt.recipes import fine_tune
 

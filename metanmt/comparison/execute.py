@@ -165,7 +165,8 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
         adapting = min(tokens * passes, tuning.max_updates * tuning.max_tokens)
-        replayed = 0.0 if plan.arm(cell.arm).learner == SCRATCH else tuning.replay
+        there = plan.compare.replay or store.pairs("meta-train")
+        replayed = tuning.replay if there and plan.replays(cell) else 0.0
         cost = adapting * (1 + replayed) * tuning.soup + TRANSLATION_PASSES * tested
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs

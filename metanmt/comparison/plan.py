@@ -7,9 +7,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from metanmt import __version__
 from metanmt.config import FREE, Config, LearnerName, Update, load_config
@@ -133,9 +133,17 @@ class Plan:
         """Return the arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
-    def _replayed(self) -> list[str]:
-        """Return a digest of the text to replay, where that is not the data's own."""
-        return [TokenStore.open(Path(self.compare.replay)).training_digest] if self.compare.replay else []
+    def replays(self, cell: Cell) -> bool:
+        """Return whether text of meta-training is learned beside in a cell's adaptation."""
+        arm = self.arm(cell.arm)
+        tuning = replace(arm.config.fine_tune, update=cast(Update, cell.update))
+        return bool(cell.budget) and arm.learner != SCRATCH and tuning.replays
+
+    def _replayed(self, cell: Cell) -> list[str]:
+        """Return that text is replayed in a cell, and a digest of it where that is not the data's own."""
+        folder = self.compare.replay
+        others = [TokenStore.open(Path(folder)).training_digest] if folder else []
+        return ["text is replayed", *others] if self.replays(cell) else []
 
     def digest(self, cell: Cell, store: TokenStore) -> str:
         """Return what the result of a cell depends on, as one digest: configuration, data, version.
@@ -143,7 +151,8 @@ class Plan:
         Settings at their default do not count, so that a setting which a later version adds leaves results valid; nor
         do the test sets, whose scores stand side by side in a result.
         """
-        arm, chosen = self.arm(cell.arm), self.compare
+        arm = self.arm(cell.arm)
+        since = [*ADAPTED_SINCE, *self._replayed(cell)]
         facts = {
             "cell": asdict(cell),
             "arm": [arm.learner, arm.checkpoint and _files(Path(arm.checkpoint))],
@@ -151,9 +160,8 @@ class Plan:
             "vectors": arm.universal and data_vectors(store.folder, store.digest).digest(),
             "config": _chosen(arm.config),
             "data": [store.digest, {name: item["sets"] for name, item in store.facts["pairs"].items()}],
-            "adapted": cell.budget
-            and [self.compare.train_set, self.compare.dev_set, *ADAPTED_SINCE, *self._replayed()],
-            "beam": chosen.beam,
+            "adapted": cell.budget and [self.compare.train_set, self.compare.dev_set, *since],
+            "beam": self.compare.beam,
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

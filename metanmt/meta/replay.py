@@ -8,6 +8,8 @@ who add a related language's text; Robins 1995, "Catastrophic Forgetting, Rehear
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from metanmt.config import BatchConfig, Config, OuterConfig, load_config
@@ -15,8 +17,9 @@ from metanmt.data.batch import Batch
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import ConfigError
+from metanmt.files import read_object
 from metanmt.meta.run import data_digest
-from metanmt.meta.task import EpisodeSampler, Task, load_tasks
+from metanmt.meta.task import EpisodeSampler, Task, chosen_sets, load_task
 from metanmt.nmt.folder import run_of
 
 BATCH_TOKENS = 300  # target tokens of one language in an update, about: the smaller, the more languages
@@ -31,40 +34,52 @@ class Replay:
         tokens: target tokens of an update, of all its batches together.
         micro_tokens: padded tokens of a forward-backward pass.
         pad_id: the id behind the end of a sentence.
-        seed: of the fine-tuning.
     """
 
     def __init__(
-        self, tasks: list[Task], outer: OuterConfig, tokens: int, *, micro_tokens: int, pad_id: int, seed: int
+        self, tasks: Sequence[Task], outer: OuterConfig, tokens: int, *, micro_tokens: int, pad_id: int
     ) -> None:
         count = max(1, round(tokens / BATCH_TOKENS))
         batch = BatchConfig(max_tokens=max(1, tokens // count), micro_tokens=micro_tokens)
         drawn = OuterConfig(meta_batch_size=count, task_sampling=outer.task_sampling, temperature=outer.temperature)
-        self._sampler = EpisodeSampler(tasks, drawn, batch, pad_id, seed)
+        self.sampler = EpisodeSampler(tasks, drawn, batch, pad_id, seed=0)
 
-    def __call__(self, update: int) -> list[Batch]:
-        """Return the batches of an update, by its number."""
-        return [batch for episode in self._sampler.meta_batch(update, 0) for batch in episode.batches]
+    def __call__(self, seed: int, update: int) -> list[Batch]:
+        """Return the batches of an update, by its number, in the fine-tuning of a seed."""
+        self.sampler.seed = seed
+        return [batch for episode in self.sampler.meta_batch(update, 0) for batch in episode.batches]
 
 
-def tasks_to_replay(init: Path, store: TokenStore, pair: Pair) -> tuple[list[Task], OuterConfig]:
-    """Return the tasks that a checkpoint's run learned from, and how it drew them; none if the data has none of them.
+def tasks_to_replay(init: Path, store: TokenStore, pair: Pair, *, asked: bool) -> tuple[list[Task], OuterConfig]:
+    """Return the tasks that a checkpoint's run learned from this data, and how it drew them; none if it did not.
 
-    Of a checkpoint whose run is not known, or learned from other data: all meta-train text, each set alike. What is in
-    the pair that is adapted to is left out: of that a budget may have been drawn.
+    What is in the pair that is adapted to is left out, of which a budget may have been drawn; and sets of hardly a
+    sentence.
+
+    Args:
+        init: the checkpoint.
+        store: the data.
+        pair: that is adapted to.
+        asked: whether a user named the data: then, if the run is not known, all its meta-train text, each set alike.
     """
-    config = _config_of(init, store)
-    if not store.pairs("meta-train"):
-        return [], config.outer
-    tasks = load_tasks(store, config.batch, config.outer)
-    return [task for task in tasks if task.pair != pair], config.outer
+    run, outer, batch = run_of(init), OuterConfig(), BatchConfig()
+    if run is not None and data_digest(run) in (None, store.training_digest):
+        config = _config_of(run)
+        outer, batch = config.outer, config.batch
+    elif not asked:
+        return [], outer
+    tasks = [load_task(store, other, name, batch) for other, name in chosen_sets(store, outer) if other != pair]
+    return [task for task in tasks if len(task.usable) > 1], outer
 
 
-def _config_of(init: Path, store: TokenStore) -> Config:
-    run = run_of(init)
-    if run is None or data_digest(run) != store.training_digest:
-        return Config()
+def _config_of(run: Path) -> Config:
+    """Return the configuration of a run, with the one pair that it learned from if it is a transfer from one."""
     try:
-        return load_config(run / "config.toml")
+        config = load_config(run / "config.toml")
     except ConfigError:  # of another version
         return Config()
+    if config.outer.learner != "transfer":
+        return config
+    state = run / "last" / "trainer.json"
+    parent = read_object(state).get("parent") if state.is_file() else None
+    return replace(config, outer=replace(config.outer, pairs=(str(parent or config.outer.parent),)))

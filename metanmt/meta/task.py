@@ -105,6 +105,15 @@ def named_pairs(known: Sequence[Pair], names: Sequence[str], setting: str) -> li
     return [pair for pair in known if not names or str(pair) in names]
 
 
+def load_task(store: TokenStore, pair: Pair, train_set: str, batch: BatchConfig) -> Task:
+    """Return one training set of a pair as a task; of its sentence pairs some may be usable, or none."""
+    bitext = store.bitext(pair, train_set)
+    usable = bitext.shorter_than(batch.max_sentence_tokens)
+    probe = usable[:: max(1, len(usable) // 10_000)]
+    mean = float(bitext.target.lengths(probe).mean()) if len(probe) else 0.0
+    return Task(pair, bitext, usable, mean, train_set)
+
+
 def load_tasks(store: TokenStore, batch: BatchConfig, outer: OuterConfig) -> list[Task]:
     """Return the meta-train tasks of a store that are learned from.
 
@@ -112,17 +121,14 @@ def load_tasks(store: TokenStore, batch: BatchConfig, outer: OuterConfig) -> lis
         UsageError, ConfigError: as of `chosen_sets`.
         CorpusError: there is no meta-train pair, or a set has hardly a sentence.
     """
-    tasks = []
-    for pair, name in chosen_sets(store, outer):
-        bitext = store.bitext(pair, name)
-        usable = bitext.shorter_than(batch.max_sentence_tokens)
-        if len(usable) < 2:
+    tasks = [load_task(store, pair, name, batch) for pair, name in chosen_sets(store, outer)]
+    for task in tasks:
+        if len(task.usable) < 2:
             raise CorpusError(
-                f"{pair} {name}: {len(usable)} sentence pairs of at most {batch.max_sentence_tokens} tokens, too few.",
+                f"{task.pair} {task.train_set}: {len(task.usable)} sentence pairs of at most "
+                f"{batch.max_sentence_tokens} tokens, too few.",
                 "Raise batch.max_sentence_tokens, or give the pair more text.",
             )
-        probe = usable[:: max(1, len(usable) // 10_000)]
-        tasks.append(Task(pair, bitext, usable, float(bitext.target.lengths(probe).mean()), name))
     if not tasks:
         raise CorpusError(f"{store.folder} has no meta-train pair.", 'Give role = "meta-train" to some pairs.')
     return tasks

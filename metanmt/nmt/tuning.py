@@ -35,7 +35,7 @@ BETA2 = 0.98  # of AdamW
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
-Replay = Callable[[int], Sequence[Batch]]  # by the number of an update: what is learned beside the text (meta.replay)
+Replay = Callable[[int, int], Sequence[Batch]]  # by the seed and an update's number: what is learned beside the text
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def fine_tune(
         replay: of what the model is from; its loss, a mean over batches, counts `config.replay` times.
         stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
-    config, dev = config.resolved(), dev.head(config.dev_sentences)
+    config, dev = config.resolved(replayed=replay is not None), dev.head(config.dev_sentences)
     loss, judge = Loss(config.label_smoothing, precision), Loss(0.0, precision)
     set_pair(model, pair)
     say_if_unknown(model, pair.source)
@@ -202,7 +202,7 @@ def fine_tune(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, update, total)
-            parts = [(batch, 1.0), *(_weighted(replay(update), config.replay) if replay else ())]
+            parts = [(batch, 1.0), *(_weighted(replay(seed, update), config.replay) if replay else ())]
             halvings = _accumulate_gradient(model, optimizer, loss, parts, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()

@@ -71,6 +71,11 @@ class Tokenised:
     tokenizer: Tokenizer
     spelled: Sequence[Sequence[int]] = ()  # of every piece that the tokenizer has gained: its ids before
 
+    @property
+    def train_words(self) -> int:
+        """Target words that are adapted on."""
+        return int(self.train.target_words.sum())
+
 
 def text_to_adapt_on(
     train: Bitext,

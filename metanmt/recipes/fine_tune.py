@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
+from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig, OuterConfig
 from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
@@ -19,15 +19,17 @@ from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.errors import ConfigError, UsageError
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
 from metanmt.meta.replay import Replay, tasks_to_replay
+from metanmt.meta.task import Task
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
+    checkpoint_tokenizer,
     keep_base,
     load_checkpoint,
     load_with_adapter,
     save_checkpoint,
     say_if_tuned_for_another,
 )
-from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder
+from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.soup import fine_tune_soup
@@ -85,19 +87,18 @@ def run(
         replay: the data folder whose meta-train text is learned beside the pair's (default: that of `text`).
         overwrite: replace an existing folder.
     """
-    started = time.monotonic()
-    pair = Pair.parse(pair_name)
+    started, pair = time.monotonic(), Pair.parse(pair_name)
     refuse_existing(out, overwrite=overwrite, marker=TUNING_FILE, remedy=OR_OVERWRITE)
     text.check()
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
-    nobodys_rate = not config.learning_rate and init != SCRATCH
     start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
+    known = _known(init, pair, replay, text, config)
     network, read, drawn = _prepared(start, pair, text, config)
-    words = int(read.train.target_words.sum())
-    say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {words:,} target words")
-    beside = _replayed(start, pair, replay, text, config, network, read, micro_tokens, drawn)
+    say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
+    beside = known and known.beside(network, read, config, micro_tokens)
+    nobodys_rate = not config.learning_rate and init != SCRATCH
     config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None)
     with Interruption() as interruption:
         tune = partial(
@@ -117,7 +118,8 @@ def run(
         "init": init,
         "data": str(text.data or ", ".join(map(str, text.train_files))),
         **drawn,
-        "train_words": words,
+        "replayed": known.facts() if known and beside else None,
+        "train_words": read.train_words,
         "dev_sentences": min(len(read.dev), config.dev_sentences),
         "seed": seed,
         **report.to_json(),
@@ -208,35 +210,52 @@ class _Start:
         return network
 
 
-def _replayed(
-    start: _Start,
-    pair: Pair,
-    folder: Path | None,
-    text: Text,
-    config: FineTuneConfig,
-    network: PreTrainedModel,
-    read: Tokenised,
-    micro_tokens: int,
-    facts: dict[str, Any],
-) -> Replay | None:
-    """Return the text of meta-training that is learned beside the pair's; None if there is none."""
-    if start.init == SCRATCH or not config.replays or lexicon_of(network) is not None:
+@dataclass(frozen=True)
+class _Known:
+    """Text that the model of `init` has learned from."""
+
+    data: Path
+    tasks: Sequence[Task]
+    outer: OuterConfig
+
+    def beside(
+        self, network: PreTrainedModel, read: Tokenised, config: FineTuneConfig, micro_tokens: int
+    ) -> Replay | None:
+        """Return what of it is learned again beside each update; None if embeddings are of one language at a time."""
+        if lexicon_of(network) is not None:
+            say("With a universal lexicon nothing of meta-training is replayed.")
+            return None
+        tokens = max(1, round(config.replay * batch_tokens(read.train, config)))
+        say(f"Beside each update {tokens:,} target tokens of {len(self.tasks)} meta-train sets are learned again")
+        return Replay(self.tasks, self.outer, tokens, micro_tokens=micro_tokens, pad_id=read.tokenizer.pad_id)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is noted of it."""
+        return {"data": str(self.data), "sets": [str(task) for task in self.tasks]}
+
+
+def _known(init: str, pair: Pair, folder: Path | None, text: Text, config: FineTuneConfig) -> _Known | None:
+    """Return the text to replay: of the folder, or of the data that is adapted on; None if there is none, or no use.
+
+    Raises:
+        CheckpointError: the folder was prepared by another tokenizer than that of `init`.
+    """
+    if init == SCRATCH or not config.replays:
         return None
     where = folder or text.data
-    if where is None:
-        say("Nothing of meta-training is replayed, which is worth a point or two: give its data by --replay DATA.")
-        return None
-    store = TokenStore.open(where)
-    if folder is not None:
-        check_tokenizer(read.tokenizer, store.digest, start.init, store.folder)
-    tasks, outer = tasks_to_replay(Path(start.init), store, pair)
-    if not tasks:
-        say(f"{where} has no meta-train text to replay, which is worth a point or two: give its data by --replay DATA.")
-        return None
-    tokens = max(1, round(config.replay * batch_tokens(read.train, config)))
-    say(f"Beside each update {tokens:,} target tokens of {len(tasks)} meta-train sets are learned again")
-    facts["replayed_sets"] = len(tasks)
-    return Replay(tasks, outer, tokens, micro_tokens=micro_tokens, pad_id=read.tokenizer.pad_id, seed=start.seed)
+    if where is not None:
+        store = TokenStore.open(where)
+        if folder is not None:
+            check_tokenizer(checkpoint_tokenizer(checkpoint_folder(Path(init))), store.digest, init, where)
+        tasks, outer = tasks_to_replay(Path(init), store, pair, asked=folder is not None)
+        if tasks:
+            return _Known(where, tasks, outer)
+    if run_of(Path(init)) is not None:
+        say(
+            "Nothing of meta-training is replayed, which is worth a point: give the run's data by --replay DATA (in a "
+            'comparison: replay = "DATA").'
+        )
+    return None
 
 
 def _prepared(

@@ -274,15 +274,15 @@ def test_what_is_replayed_adds_its_gradient(
     together = gradient((own, 1.0), *((batch, 0.25) for batch in others))
     assert torch.allclose(together, alone[0] + 0.25 * (alone[1] + alone[2]), rtol=1e-4, atol=1e-7)
     settings = replace(SETTINGS, max_updates=3, min_updates=3, replay=0.5)
-    asked: list[int] = []
+    asked: list[tuple[int, int]] = []
 
-    def replay(update: int) -> list[Batch]:
-        asked.append(update)
+    def replay(seed: int, update: int) -> list[Batch]:
+        asked.append((seed, update))
         return others
 
     report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1, replay=replay)
     alone_again = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1)
-    assert asked == [1, 2, 3]
+    assert asked == [(1, 1), (1, 2), (1, 3)]
     assert report.target_tokens - alone_again.target_tokens == 3 * sum(batch.target_tokens for batch in others)
 
 

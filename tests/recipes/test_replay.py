@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metanmt.cli import main
-from metanmt.config import Config, FineTuneConfig, OuterConfig
+from metanmt.config import Config, OuterConfig
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError
@@ -31,7 +31,7 @@ pairs = ["de-en"]
 train-late = [{ embedded = "cldr", sentences = 200, skip = 400 }]
 """
 FINNISH = Pair("fi", "en")
-HINT = "give its data by --replay DATA"
+HINT = "give the run's data by --replay DATA"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     return TokenStore.open(folder / "data")
 
 
-def names(init: Path, store: TokenStore) -> list[str]:
-    return [str(task) for task in tasks_to_replay(init, store, FINNISH)[0]]
+def names(init: Path, store: TokenStore, *, asked: bool = False) -> list[str]:
+    return [str(task) for task in tasks_to_replay(init, store, FINNISH, asked=asked)[0]]
 
 
 def make_run(folder: Path, config: Config, digest: str) -> Path:
@@ -59,37 +59,52 @@ def test_what_a_run_learned_from_is_replayed(kinds: TokenStore, tmp_path: Path) 
     run = make_run(tmp_path / "run", late, kinds.training_digest)
     for init in (run, run / "best", run / "checkpoints" / "step-1"):
         assert names(init, kinds) == ["de-en train-late"]
-    assert tasks_to_replay(run, kinds, FINNISH)[1].task_sampling == "temperature"
+    assert tasks_to_replay(run, kinds, FINNISH, asked=False)[1].task_sampling == "temperature"
 
 
-def test_of_other_data_or_of_no_run_all_text_is_replayed(kinds: TokenStore, tmp_path: Path) -> None:
+def test_of_other_data_or_of_no_run_text_is_replayed_if_it_is_asked_for(kinds: TokenStore, tmp_path: Path) -> None:
     every = ["de-en", "de-en train-late", "sv-en", "es-en"]
     late = small_config('outer.train_sets=["train-late"]')
-    assert names(make_run(tmp_path / "other", late, "another digest"), kinds) == every
-    assert names(tmp_path, kinds) == every
-    damaged = make_run(tmp_path / "damaged", late, kinds.training_digest)
-    (damaged / "config.toml").write_text("[outer]\nof_another_version = 1\n", encoding="utf-8")
-    assert names(damaged, kinds) == every
+    for init in (make_run(tmp_path / "other", late, "another digest"), tmp_path):
+        assert names(init, kinds) == []
+        assert names(init, kinds, asked=True) == every
+    newer = make_run(tmp_path / "newer", late, kinds.training_digest)
+    (newer / "config.toml").write_text("[outer]\nof_another_version = 1\n", encoding="utf-8")
+    assert names(newer, kinds) == every
+
+
+def test_of_a_transfer_its_parent_is_replayed(kinds: TokenStore, tmp_path: Path) -> None:
+    named = small_config("outer.learner=transfer", "outer.parent=sv-en")
+    assert names(make_run(tmp_path / "named", named, kinds.training_digest), kinds) == ["sv-en"]
+    found = make_run(tmp_path / "found", small_config("outer.learner=transfer"), kinds.training_digest)
+    (found / "last").symlink_to(found / "checkpoints" / "step-1")
+    (found / "last" / "trainer.json").write_text('{"parent": "es-en"}', encoding="utf-8")
+    assert names(found, kinds) == ["es-en"]
+
+
+def test_a_set_of_hardly_a_sentence_is_left_out(kinds: TokenStore, tmp_path: Path) -> None:
+    """As meta-training would not begin with it; another pair's adaptation does not depend on it."""
+    short = small_config("batch.max_sentence_tokens=2")
+    assert names(make_run(tmp_path / "run", short, kinds.training_digest), kinds) == []
 
 
 def test_the_pair_that_is_adapted_to_is_left_out(kinds: TokenStore, tmp_path: Path) -> None:
-    assert [str(task) for task in tasks_to_replay(tmp_path, kinds, Pair("de", "en"))[0]] == ["sv-en", "es-en"]
+    tasks, _ = tasks_to_replay(tmp_path, kinds, Pair("de", "en"), asked=True)
+    assert [str(task) for task in tasks] == ["sv-en", "es-en"]
 
 
 @pytest.mark.parametrize(("tokens", "batches"), [(150, 1), (300, 1), (900, 3), (1_000, 3)])
 def test_an_update_has_as_many_tokens_as_are_asked_for(kinds: TokenStore, tokens: int, batches: int) -> None:
     outer = OuterConfig()
     tasks = load_tasks(kinds, Config().batch, outer)
-    replay = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0, seed=3)
-    drawn = [replay(update) for update in range(1, 41)]
+    replay = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0)
+    drawn = [replay(3, update) for update in range(1, 41)]
     assert {len(update) for update in drawn} == {batches}
     sizes = [sum(batch.target_tokens for batch in update) for update in drawn]
     assert np.mean(sizes) == pytest.approx(tokens, rel=0.1)
-    again = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0, seed=3)(7)
-    other = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0, seed=4)(7)
-    one, same, different = (next(iter(update[0])).source for update in (drawn[6], again, other))
+    one, other, same = (next(iter(update[0])).source for update in (drawn[6], replay(4, 7), replay(3, 7)))
     assert torch.equal(one, same)
-    assert not torch.equal(one, different)
+    assert not torch.equal(one, other)
     assert len({str([part.source.tolist() for batch in update for part in batch]) for update in drawn}) == len(drawn)
 
 
@@ -101,8 +116,9 @@ def test_it_is_the_default_of_a_data_folder(
     assert "learned again" in capsys.readouterr().err
     without = fine_tune.run(str(run_folder), "fi-en", tmp_path / "without", text, replace(QUICK, replay=0))
     assert HINT not in capsys.readouterr().err
-    assert (facts["replayed_sets"], facts["config"]["learning_rate"]) == (3, 2e-3)
-    assert "replayed_sets" not in without
+    assert facts["replayed"] == {"data": str(data), "sets": ["de-en", "sv-en", "es-en"]}
+    assert facts["config"]["learning_rate"] == 2e-3
+    assert without["replayed"] is None
     assert without["config"]["learning_rate"] == 1e-3
     assert (facts["config"]["dropout"], without["config"]["dropout"]) == (0.1, 0.2)
     assert facts["target_tokens"] == pytest.approx(2 * without["target_tokens"], rel=0.2)
@@ -114,22 +130,21 @@ def test_beside_files_of_ones_own(
     run_folder: Path, data: Path, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = Text(train_files=files)
-    assert "replayed_sets" not in adapt(run_folder, "is-en", tmp_path / "alone", text)
+    assert adapt(run_folder, "is-en", tmp_path / "alone", text)["replayed"] is None
     assert HINT in capsys.readouterr().err
-    assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed_sets"] == 3
+    assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed"]
     assert HINT not in capsys.readouterr().err
-    assert "replayed_sets" not in adapt("none", "is-en", tmp_path / "scratch", text)
+    assert adapt("none", "is-en", tmp_path / "scratch", text)["replayed"] is None
     assert HINT not in capsys.readouterr().err
 
 
 def test_where_what_it_taught_does_not_move_there_is_nothing_to_replay(
     run_folder: Path, data: Path, tmp_path: Path
 ) -> None:
-    for update in ("none", "adapters"):
+    for update in ("none", "adapters", "embeddings"):
         settings = replace(QUICK, update=update)
         facts = fine_tune.run(str(run_folder), "fi-en", tmp_path / update, Text(data=data, budget_words=200), settings)
-        assert "replayed_sets" not in facts
-    assert FineTuneConfig().replays
+        assert facts["replayed"] is None
 
 
 def test_mistakes_are_said(
@@ -141,7 +156,8 @@ def test_mistakes_are_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     own = ["--pair", "is-en", "--train", *map(str, files), "--out", str(tmp_path / "tuned"), "--replay", str(data)]
-    for more in (["--init", "none"], ["--init", str(run_folder), "--set", "fine_tune.replay=0"]):
+    off = (["--set", "fine_tune.replay=0"], ["--update", "adapters"])
+    for more in (["--init", "none"], *(["--init", str(run_folder), *given] for given in off)):
         assert main(["fine-tune", *own, *more]) == 2
         assert "--replay is text beside that of the pair" in capsys.readouterr().err
     assert main(["fine-tune", *own[:-1], str(tmp_path / "nowhere"), "--init", str(run_folder)]) == 2
@@ -163,17 +179,16 @@ def test_data_without_meta_train_text_has_nothing_to_replay(
     )
     prepare.run(manifest, tmp_path / "data", tokenizer=str(run_folder))
     text = Text(data=tmp_path / "data", budget_words=200)
-    assert "replayed_sets" not in adapt(run_folder, "is-en", tmp_path / "tuned", text)
+    assert adapt(run_folder, "is-en", tmp_path / "tuned", text)["replayed"] is None
     assert HINT in capsys.readouterr().err
-    assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed_sets"] == 3
+    assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed"]
 
 
 def test_tasks_are_drawn_as_the_run_drew_them(kinds: TokenStore) -> None:
     """In proportion to their sentences at a temperature of 1; one set there is half as large as the others."""
     outer = OuterConfig(task_sampling="temperature", temperature=1.0)
     tasks = load_tasks(kinds, Config().batch, outer)
-    marked = [replace(task, bitext=task.bitext.head(len(task.bitext))) for task in tasks]
-    sampler = Replay(marked, outer, 300, micro_tokens=1_000, pad_id=0, seed=1)._sampler
+    sampler = Replay(tasks, outer, 300, micro_tokens=1_000, pad_id=0).sampler
     sizes = np.array([len(task.usable) for task in tasks], dtype=float)
     assert sampler.probabilities == pytest.approx(sizes / sizes.sum())
     assert sizes.min() < 0.6 * sizes.max()
