@@ -6,11 +6,21 @@ import dataclasses
 import shlex
 import tomllib
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from metanmt.config import CONFIGS, Config, FineTuneConfig, ModelConfig, OuterConfig, RunConfig, load_config
+from metanmt.config import (
+    CONFIGS,
+    Config,
+    FineTuneConfig,
+    ModelConfig,
+    OuterConfig,
+    RunConfig,
+    differences,
+    load_config,
+)
 from metanmt.errors import ConfigError
 from metanmt.sections import build, describe, override, to_toml
 
@@ -275,3 +285,18 @@ def test_what_a_default_stands_for_depends_on_the_adaptation() -> None:
     assert [item.dropout for item in (plain, scratch, replayed)] == [0.2, 0.2, 0.1]
     given = FineTuneConfig(learning_rate=0.02, dropout=0.0)
     assert given.resolved() == given.resolved(from_scratch=True) == given.resolved(replayed=True) == given
+
+
+def test_a_default_is_what_it_stands_for() -> None:
+    """So a run goes on that was begun when dropout of fine-tuning had another default, of the same meaning."""
+    before = replace(Config(), fine_tune=FineTuneConfig(dropout=0.2))
+    assert differences(Config(), before) == {}
+    other = replace(Config(), fine_tune=FineTuneConfig(dropout=0.1))
+    assert list(differences(Config(), other)) == ["fine_tune.dropout"]
+
+
+@pytest.mark.parametrize("value", ["-0.3", "-2", "1"])
+def test_a_dropout_is_a_probability_or_the_default(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"fine_tune\.dropout must lie between 0 and 1"):
+        load_config(write(tmp_path, f"[fine_tune]\ndropout = {value}"))
+    assert load_config(write(tmp_path, "[fine_tune]\ndropout = -1")) == Config()

@@ -13,7 +13,7 @@ from metanmt.comparison.plan import ArmConfig, CompareConfig, Plan
 from metanmt.data.store import TokenStore
 from metanmt.errors import MetanmtError
 from metanmt.recipes import meta_train, prepare
-from tests.recipes.conftest import small_config
+from tests.recipes.conftest import MANIFEST, small_config
 
 ALONE = """
 name = "alone"
@@ -70,7 +70,24 @@ def test_what_is_replayed_is_part_of_what_is_still_to_be_spent(
     assert costs[1] > 1.5 * costs[0]
 
 
-def test_text_that_cannot_be_replayed_is_refused(compare: CompareConfig, data: Path) -> None:
-    for folder, message in ((compare.data, "nothing to replay"), (str(data.parent / "nowhere"), "nowhere")):
+def test_text_that_cannot_be_replayed_is_refused(compare: CompareConfig, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(MANIFEST.replace("700", "650"), encoding="utf-8")
+    prepare.run(tmp_path / "other.toml", tmp_path / "other")
+    nothing = [(folder, "nothing to replay") for folder in (compare.data, str(tmp_path / "other"))]
+    for folder, message in (*nothing, (str(data.parent / "nowhere"), "nowhere")):
         with pytest.raises(MetanmtError, match=message):
             planned(replace(compare, replay=folder))
+
+
+def test_where_nothing_is_replayed_the_text_does_not_matter(compare: CompareConfig, data: Path) -> None:
+    """A result is still there after the setting was added."""
+    arms = {**compare.arms, "none": ArmConfig(learner="none")}
+    plans = [
+        planned(replace(compare, arms=arms, updates=("all", "embeddings"), replay=folder)) for folder in ("", str(data))
+    ]
+    depends = {
+        (cell.arm, cell.update): len({plan.digest(cell, store) for plan, store in plans}) > 1
+        for cell in plans[0][0].cells
+    }
+    assert [key for key, different in depends.items() if different] == [("run", "all")]
+    assert {("none", "all"), ("run", "embeddings")} <= depends.keys()

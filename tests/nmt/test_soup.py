@@ -7,17 +7,19 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from metanmt.config import FineTuneConfig
+from metanmt.data.batch import Batch, make_batch
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.nmt import soup
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning import TuningReport, evaluate_dev, fine_tune
+from metanmt.nmt.tuning import Replay, TuningReport, evaluate_dev, fine_tune
 from tests import toy
 
 SETTINGS = FineTuneConfig(
@@ -58,11 +60,11 @@ def model(toy_model: PreTrainedModel, learned: dict[str, torch.Tensor]) -> PreTr
 
 @pytest.fixture
 def tune(model: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext) -> Tune:
-    def run(seed: int = 1, stop: Callable[[], bool] = lambda: False, **changes: Any) -> TuningReport:
-        settings = replace(SETTINGS, **changes)
-        return fine_tune_soup(
-            model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed, precision="float32", stop=stop
-        )
+    def run(
+        seed: int = 1, stop: Callable[[], bool] = lambda: False, replay: Replay | None = None, **changes: Any
+    ) -> TuningReport:
+        settings, more = replace(SETTINGS, **changes), {"precision": "float32", "replay": replay, "stop": stop}
+        return fine_tune_soup(model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed, **more)
 
     return run
 
@@ -179,3 +181,15 @@ def test_what_the_strategy_leaves_alone_is_not_averaged_either(model: PreTrained
     assert report.soup == (3 if update == "embeddings" else 0)
     for weight, was in zip(model.model.encoder.layers.parameters(), before, strict=True):
         assert torch.equal(weight, was)
+
+
+def test_what_is_replayed_is_each_runs_own(tune: Tune, toy_bitext: Bitext) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def replay(seed: int, update: int) -> list[Batch]:
+        asked.append((seed, update))
+        return [make_batch(toy_bitext, np.arange(4), 200, 0)]
+
+    report = tune(soup=2, replay=replay)
+    assert len(asked) == report.updates == len({*asked})
+    assert len({seed for seed, _ in asked}) == 2

@@ -141,12 +141,14 @@ def test_a_run_with_other_vectors_does_not_go_on(with_vectors: Path, run_folder:
 
 
 def test_fine_tuning_starts_from_it_and_leaves_an_ordinary_checkpoint(
-    with_vectors: Path, run_folder: Path, tmp_path: Path
+    with_vectors: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = FineTuneConfig(min_updates=4, max_updates=4, max_tokens=200, metric="loss")
     text = Text(data=with_vectors, budget_words=200)
     facts = fine_tune.run(str(run_folder), "fi-en", tmp_path / "tuned", text, settings)
     assert facts["best"]["loss"] < facts["history"][0]["loss"]
+    assert facts["replayed"] is None, "it reads one language at a time"
+    assert "universal lexicon nothing of meta-training is replayed" in capsys.readouterr().err
     model, _ = load_checkpoint(tmp_path / "tuned")
     assert lexicon_of(model) is None
     for folder in (run_folder, tmp_path / "tuned"):
