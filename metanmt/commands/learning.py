@@ -197,7 +197,7 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DATA",
         help="the data folder that --init learned from, whose meta-train text is learned beside yours, so that what is "
-        "known stays known (default: --data's); --set fine_tune.replay=0 does without",
+        "known stays known (default: --data, if it is that); --set fine_tune.replay=0 does without",
     )
     sub.add_argument("--seed", type=natural, default=1, help="draw of the budget, order, dropout (default: 1)")
     sub.add_argument(

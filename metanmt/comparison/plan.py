@@ -23,11 +23,7 @@ from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
-ADAPTED_SINCE = (
-    "each pair draws its own",
-    "pieces are aligned",
-    "text is replayed",
-)  # what has changed since of the same settings
+ADAPTED_SINCE = ("each pair draws its own", "pieces are aligned")  # what has changed since of the same settings
 COST = "outer.max_target_tokens"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "average_share", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""

@@ -35,7 +35,7 @@ BETA2 = 0.98  # of AdamW
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
-Replay = Callable[[int, int], Sequence[Batch]]  # by the seed and an update's number: what is learned beside the text
+Replayed = Callable[[int, int], Sequence[Batch]]  # by the seed and an update's number: what is learned beside the text
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def fine_tune(
     micro_tokens: int = 1_000,
     precision: str = "auto",
     label: str = "fine-tuning",
-    replay: Replay | None = None,
+    replay: Replayed | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TuningReport:
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.

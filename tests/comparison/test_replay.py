@@ -9,21 +9,11 @@ import pytest
 
 from metanmt.comparison.checks import checked_plan
 from metanmt.comparison.execute import estimate, load_result, run
-from metanmt.comparison.plan import ArmConfig, CompareConfig, Plan
+from metanmt.comparison.plan import ADAPTED_SINCE, ArmConfig, CompareConfig, Plan
 from metanmt.data.store import TokenStore
 from metanmt.errors import MetanmtError
 from metanmt.recipes import meta_train, prepare
-from tests.recipes.conftest import MANIFEST, small_config
-
-ALONE = """
-name = "alone"
-[[groups]]
-role = "meta-test"
-pairs = ["is-en"]
-train = [{ embedded = "cldr", sentences = 100 }]
-dev = [{ embedded = "cldr", sentences = 20, skip = 100 }]
-test = [{ embedded = "cldr", sentences = 20, skip = 120 }]
-"""
+from tests.recipes.conftest import ALONE, MANIFEST, small_config
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +70,8 @@ def test_text_that_cannot_be_replayed_is_refused(compare: CompareConfig, data: P
 
 
 def test_where_nothing_is_replayed_the_text_does_not_matter(compare: CompareConfig, data: Path) -> None:
-    """A result is still there after the setting was added."""
+    """A result of before text was replayed is still there."""
+    assert not any("replay" in change for change in ADAPTED_SINCE)
     arms = {**compare.arms, "none": ArmConfig(learner="none")}
     plans = [
         planned(replace(compare, arms=arms, updates=("all", "embeddings"), replay=folder)) for folder in ("", str(data))

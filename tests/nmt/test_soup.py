@@ -19,7 +19,7 @@ from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.nmt import soup
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning import Replay, TuningReport, evaluate_dev, fine_tune
+from metanmt.nmt.tuning import Replayed, TuningReport, evaluate_dev, fine_tune
 from tests import toy
 
 SETTINGS = FineTuneConfig(
@@ -61,7 +61,7 @@ def model(toy_model: PreTrainedModel, learned: dict[str, torch.Tensor]) -> PreTr
 @pytest.fixture
 def tune(model: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext) -> Tune:
     def run(
-        seed: int = 1, stop: Callable[[], bool] = lambda: False, replay: Replay | None = None, **changes: Any
+        seed: int = 1, stop: Callable[[], bool] = lambda: False, replay: Replayed | None = None, **changes: Any
     ) -> TuningReport:
         settings, more = replace(SETTINGS, **changes), {"precision": "float32", "replay": replay, "stop": stop}
         return fine_tune_soup(model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed, **more)

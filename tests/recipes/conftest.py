@@ -35,6 +35,15 @@ dev = [{ embedded = "cldr", sentences = 20, skip = 150 }]
 test = [{ embedded = "cldr", sentences = 30, skip = 170 }]
 test-late = [{ embedded = "cldr", sentences = 10, skip = 200 }]
 """
+ALONE = """
+name = "alone"
+[[groups]]
+role = "meta-test"
+pairs = ["is-en"]
+train = [{ embedded = "cldr", sentences = 100 }]
+dev = [{ embedded = "cldr", sentences = 20, skip = 100 }]
+test = [{ embedded = "cldr", sentences = 20, skip = 120 }]
+"""
 SETTINGS = (
     "outer.max_target_tokens=6000",
     "outer.meta_batch_size=2",

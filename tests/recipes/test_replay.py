@@ -19,7 +19,7 @@ from metanmt.meta.task import load_tasks
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import fine_tune, prepare
 from metanmt.sections import to_toml
-from tests.recipes.conftest import MANIFEST, small_config
+from tests.recipes.conftest import ALONE, MANIFEST, small_config
 from tests.recipes.test_fine_tune import QUICK, adapt, files
 
 __all__ = ["files"]  # a fixture
@@ -170,13 +170,8 @@ def test_mistakes_are_said(
 def test_data_without_meta_train_text_has_nothing_to_replay(
     run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = tmp_path / "only.toml"
-    manifest.write_text(
-        'name = "only"\n[[groups]]\nrole = "meta-test"\npairs = ["is-en"]\n'
-        'train = [{ embedded = "cldr", sentences = 100 }]\ndev = [{ embedded = "cldr", sentences = 20, skip = 100 }]\n'
-        'test = [{ embedded = "cldr", sentences = 20, skip = 120 }]\n',
-        encoding="utf-8",
-    )
+    manifest = tmp_path / "alone.toml"
+    manifest.write_text(ALONE, encoding="utf-8")
     prepare.run(manifest, tmp_path / "data", tokenizer=str(run_folder))
     text = Text(data=tmp_path / "data", budget_words=200)
     assert adapt(run_folder, "is-en", tmp_path / "tuned", text)["replayed"] is None
