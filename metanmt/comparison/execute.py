@@ -16,7 +16,7 @@ import numpy as np
 from metanmt.comparison.checks import check_runs, checked_plan
 from metanmt.comparison.layers import analyse
 from metanmt.comparison.plan import SCRATCH, Arm, Cell, CompareConfig, Plan, make_arms
-from metanmt.comparison.statistics import METRICS, counts
+from metanmt.comparison.statistics import METRICS
 from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
 from metanmt.config import Update
 from metanmt.data.language import Pair
@@ -27,6 +27,7 @@ from metanmt.errors import ConfigError
 from metanmt.files import damage, lock_folder, new_folder, read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.meta.run import JOINT
+from metanmt.nmt.score import counts
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
 from metanmt.runlog import Progress, say
@@ -161,13 +162,13 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
         sets = store.sets(Pair.parse(cell.pair))
         train = sets[plan.compare.train_set]
         tested = sum(sets[name]["target_tokens"] for name in plan.test_sets(store, cell.pair))
-        tuning = plan.arm(cell.arm).config.fine_tune
+        there = plan.compare.replay or store.pairs("meta-train")
+        replays = bool(there and plan.replays(cell))
+        tuning = plan.arm(cell.arm).config.fine_tune.resolved(replayed=replays)
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
         adapting = min(tokens * passes, tuning.max_updates * tuning.max_tokens)
-        there = plan.compare.replay or store.pairs("meta-train")
-        replayed = tuning.replay if there and plan.replays(cell) else 0.0
-        cost = adapting * (1 + replayed) * tuning.soup + TRANSLATION_PASSES * tested
+        cost = adapting * (1 + tuning.replay * replays) * tuning.soup + TRANSLATION_PASSES * tested
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs
 

@@ -20,16 +20,13 @@ import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metanmt.nmt.score import bleu_tokenizer
+from metanmt.nmt.score import SEED, Counts, leads, resampled_leads
 
-Counts = NDArray[np.float64]
-"""What a corpus-level score is computed from, for every sentence: (sentences, counts); they add up."""
-RESAMPLES, SEED = 1_000, 12345
+RESAMPLES = 1_000
 LEAST_LEVEL = -300.0  # of significance that is told from 0, as a power of ten
 METRICS = ("bleu", "chrf")
 
@@ -101,25 +98,6 @@ def _student(level: float, freedom: int) -> float:
     return float(t.isf(level / 2, max(1, freedom)))
 
 
-def metric(name: str, target: str = "") -> Any:
-    """Return sacreBLEU's metric, as `metanmt evaluate` uses it for a target language."""
-    from sacrebleu.metrics import BLEU, CHRF
-
-    return {"bleu": lambda: BLEU(tokenize=bleu_tokenizer(target)), "chrf": lambda: CHRF(word_order=2)}[name]()
-
-
-def counts(name: str, hypotheses: Sequence[str], references: Sequence[str], target: str = "") -> Counts:
-    """Return the metric's sufficient statistics of every sentence."""
-    extract = metric(name, target)._extract_corpus_statistics
-    return np.array(extract(list(hypotheses), [list(references)]), dtype=np.float64)
-
-
-def scorer(name: str) -> Callable[[Counts], float]:
-    """Return the function from summed counts to the corpus-level score, whatever the language."""
-    compute = metric(name)._compute_score_from_stats
-    return lambda sums: float(compute(sums.astype(int).tolist()).score)
-
-
 def paired_difference(
     system: Sequence[Counts],
     baseline: Sequence[Counts],
@@ -141,15 +119,8 @@ def paired_difference(
     if ours.shape[:2] != theirs.shape[:2]:
         raise ValueError(f"{ours.shape[:2]} draws and sentences against {theirs.shape[:2]}")
     draws, sentences = ours.shape[:2]
-
-    def lead(weights: NDArray[Any]) -> NDArray[np.float64]:
-        sums = (np.tensordot(weights, counted, axes=([0], [1])) for counted in (ours, theirs))
-        return np.array([score(a) - score(b) for a, b in zip(*sums, strict=True)])
-
-    by_draw = lead(np.ones(sentences))
-    rng = np.random.default_rng(seed)
-    even = np.full(sentences, 1 / sentences)
-    resampled = np.array([lead(rng.multinomial(sentences, even)).mean() for _ in range(resamples)])
+    by_draw = leads(ours, theirs, score, np.ones(sentences))
+    resampled = resampled_leads(ours, theirs, score, resamples, seed).mean(axis=1)
     of_draws = float(by_draw.var(ddof=1)) / draws if draws > 1 else 0.0
     parts = (float(resampled.var(ddof=1)), sentences - 1), (of_draws, draws - 1)
     return PairDifference(float(by_draw.mean()), parts, draws, sentences, resampled)

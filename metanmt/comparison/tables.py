@@ -20,11 +20,11 @@ from metanmt.comparison.statistics import (
     mean_difference,
     paired_difference,
     pooled,
-    scorer,
 )
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.files import digest, read_object
+from metanmt.nmt.score import scorer
 from metanmt.report import table
 from metanmt.runlog import duration
 

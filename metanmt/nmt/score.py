@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 CHINESE, JAPANESE = ("zh", "zho", "cmn", "yue"), ("ja", "jpn")
 OTHERS_WITHOUT_SPACES = ("th", "tha", "km", "khm", "lo", "lao", "my", "mya")
+Counts = NDArray[np.float64]
+"""What a corpus-level score is computed from, for every sentence: (sentences, counts); they add up."""
+SEED = 12345
 TOKENIZERS = {**dict.fromkeys(CHINESE, "zh"), **dict.fromkeys((*JAPANESE, *OTHERS_WITHOUT_SPACES), "char")}
 
 
@@ -100,3 +105,53 @@ def _compute_in_plain_floats(metric: Any) -> None:
 def quick_scores(hypotheses: Sequence[str], references: Sequence[str], target: str = "") -> dict[str, float]:
     """Return BLEU and chrF++ as bare figures, to choose weights by and never to report."""
     return {name: value["score"] for name, value in score(hypotheses, references, target=target, ter=False).items()}
+
+
+def metric(name: str, target: str = "") -> Any:
+    """Return sacreBLEU's metric, as `metanmt evaluate` uses it for a target language."""
+    return {"bleu": lambda: BLEU(tokenize=bleu_tokenizer(target)), "chrf": lambda: CHRF(word_order=2)}[name]()
+
+
+def counts(name: str, hypotheses: Sequence[str], references: Sequence[str], target: str = "") -> Counts:
+    """Return the metric's sufficient statistics of every sentence."""
+    extract = metric(name, target)._extract_corpus_statistics
+    return np.array(extract(list(hypotheses), [list(references)]), dtype=np.float64)
+
+
+def scorer(name: str) -> Callable[[Counts], float]:
+    """Return the function from summed counts to the corpus-level score, whatever the language."""
+    compute = metric(name)._compute_score_from_stats
+    return lambda sums: float(compute(sums.astype(int).tolist()).score)
+
+
+def leads(
+    system: NDArray[np.float64], baseline: NDArray[np.float64], score: Callable[[Counts], float], weights: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return how far systems lead baselines in a corpus-level score, (draws,).
+
+    Args:
+        system, baseline: counts, (draws, sentences, counts).
+        score: from summed counts to the score.
+        weights: how often each sentence counts, (sentences,).
+    """
+    sums = (np.tensordot(weights, counted, axes=([0], [1])) for counted in (system, baseline))
+    return np.array([score(ours) - score(theirs) for ours, theirs in zip(*sums, strict=True)])
+
+
+def resampled_leads(
+    system: NDArray[np.float64],
+    baseline: NDArray[np.float64],
+    score: Callable[[Counts], float],
+    resamples: int,
+    seed: int = SEED,
+) -> NDArray[np.float64]:
+    """Return the leads over paired bootstrap resamples of the sentences (Koehn 2004), (resamples, draws).
+
+    Args:
+        system, baseline, score: as of `leads`.
+        resamples: how many.
+        seed: every pair of systems meets the same resamples.
+    """
+    sentences = system.shape[1]
+    rng, even = np.random.default_rng(seed), np.full(sentences, 1 / sentences)
+    return np.array([leads(system, baseline, score, rng.multinomial(sentences, even)) for _ in range(resamples)])

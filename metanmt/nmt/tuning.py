@@ -23,7 +23,7 @@ from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
 from metanmt.nmt.optimizer import make_optimizer
-from metanmt.nmt.score import quick_scores
+from metanmt.nmt.score import Counts, counts, quick_scores, resampled_leads, scorer
 from metanmt.nmt.translate import translate_ids
 from metanmt.runlog import Progress, say
 from metanmt.runtime import seed_torch
@@ -32,6 +32,7 @@ SMALLEST_DEV, LARGEST_DEV = 10, 300
 MAX_SENTENCE_TOKENS = 400  # of a sentence that is adapted on or chosen by: every model has so many positions
 SMALLEST_BATCH_TOKENS, UPDATES_PER_EPOCH = 200, 20
 BETA2 = 0.98  # of AdamW
+RESAMPLES = 200  # of the dev sentences, for a standard error
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
@@ -46,15 +47,23 @@ class Evaluation:
     loss: float
     bleu: float
     chrf: float
+    counts: Counts | None = field(default=None, repr=False, compare=False)  # of the metric, a row a sentence
 
     def value(self, metric: str) -> float:
         """Return the score in which more is better."""
         return -self.loss if metric == "loss" else float(getattr(self, metric))
 
+    def standard_error(self, other: Evaluation, metric: str) -> float:
+        """Return that of the difference of two values, over the sentences; 0 for the loss."""
+        if self.counts is None or other.counts is None:
+            return 0.0
+        one, two = self.counts[None], other.counts[None]
+        return float(resampled_leads(one, two, scorer(metric), RESAMPLES).std(ddof=1))
+
 
 @dataclass
 class TuningReport:
-    """What a fine-tuning did and cost."""
+    """What a fine-tuning did and cost; `best` is the evaluation of the weights that are kept."""
 
     best: Evaluation
     history: list[Evaluation] = field(default_factory=list)
@@ -77,7 +86,32 @@ class TuningReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
-        return asdict(self)
+        return asdict(self, dict_factory=lambda items: {key: value for key, value in items if key != "counts"})
+
+    def add(self, now: Evaluation, metric: str) -> bool:
+        """Take in an evaluation, and return whether its weights are to be kept from here on.
+
+        They are if it is better than the start and within one standard error of the highest: a dev set of a hundred
+        sentences does not tell the weights of the last updates apart, and of what scores alike those that were trained
+        longer, and at lower rates, do better on other sentences (the one-standard-error rule of Breiman, Friedman,
+        Olshen, Stone 1984, "Classification and Regression Trees", here with a paired error).
+        """
+        self.history.append(now)
+        highest, value = self.highest(metric), now.value(metric)
+        kept = value > self.history[0].value(metric) and (
+            value >= highest.value(metric) - now.standard_error(highest, metric)
+        )
+        if kept:
+            self.best = now
+        return kept
+
+    def highest(self, metric: str) -> Evaluation:
+        """Return the evaluation of the highest value, the first if there are several."""
+        return max(self.history, key=lambda item: item.value(metric))
+
+    def evaluations_without_gain(self, metric: str) -> int:
+        """Return how many evaluations there have been since the highest one."""
+        return len(self.history) - 1 - self.history.index(self.highest(metric))
 
 
 def hold_out(bitext: Bitext, tokenizer: Tokenizer, seed: int) -> tuple[Bitext, Bitext]:
@@ -124,14 +158,16 @@ def evaluate_dev(
     with torch.inference_mode():
         batch = make_batch(dev, np.arange(len(dev)), DEV_TOKENS, tokenizer.pad_id)
         total = sum(float(loss.summed(model, part.to(model.device))) for part in batch)
-    scores = {"bleu": 0.0, "chrf": 0.0}
+    scores, counted = {"bleu": 0.0, "chrf": 0.0}, None
     if metric != "loss":
         sources = [dev.source.sentence(index).tolist() for index in range(len(dev))]
         outputs = translate_ids(model, sources, beam=1, forced_bos_id=tokenizer.forced_bos_id(pair))
         references = tokenizer.decode([dev.target.sentence(index).tolist() for index in range(len(dev))])
-        scores = quick_scores(tokenizer.decode(outputs), references, pair.target)
+        hypotheses = tokenizer.decode(outputs)
+        scores = quick_scores(hypotheses, references, pair.target)
+        counted = counts(metric, hypotheses, references, pair.target)
     model.train(was_training)
-    return Evaluation(update, total / batch.target_tokens, scores["bleu"], scores["chrf"])
+    return Evaluation(update, total / batch.target_tokens, scores["bleu"], scores["chrf"], counted)
 
 
 def batch_tokens(train: Bitext, config: FineTuneConfig) -> int:
@@ -163,7 +199,8 @@ def fine_tune(
 ) -> TuningReport:
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
 
-    What is scored on the dev set and kept is the average of the weights over the last updates, not those themselves.
+    What is scored on the dev set and kept is the average of the weights over the last updates, not those themselves,
+    by `TuningReport.add`.
 
     Args:
         model: on its device; in evaluation mode afterwards, with the same parameters trainable as before.
@@ -213,12 +250,10 @@ def fine_tune(
             if update == total or (update % between == 0 and not report.interrupted):
                 with average.in_place():
                     now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
-                report.history.append(now)
-                if now.value(config.metric) > report.best.value(config.metric):
-                    report.best = now
+                if report.add(now, config.metric):
                     average.keep()
             progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
-            if report.interrupted or len(report.history) - 1 - report.history.index(report.best) >= config.patience:
+            if report.interrupted or report.evaluations_without_gain(config.metric) >= config.patience:
                 break
     average.set_best()
     for parameter, moved_before in trainable:

@@ -8,10 +8,10 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from metanmt.comparison.execute import HYPOTHESES
-from metanmt.comparison.statistics import metric
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
 from metanmt.errors import MetanmtError
+from metanmt.nmt.score import metric
 from metanmt.pages.reading import Comparison, System
 
 

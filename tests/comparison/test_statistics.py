@@ -10,18 +10,14 @@ from sacrebleu.significance import PairedTest
 
 from metanmt.comparison.statistics import (
     METRICS,
-    Counts,
     Difference,
     PairDifference,
-    counts,
     mean_and_deviation,
     mean_difference,
-    metric,
     paired_difference,
     pooled,
-    scorer,
 )
-from metanmt.nmt.score import score
+from metanmt.nmt.score import Counts, counts, metric, score, scorer
 from tests import toy
 
 REFERENCES = [target for _, target in toy.lines(120)]
