@@ -188,7 +188,7 @@ class FineTuneConfig:
         1.0, "target tokens of meta-train text learned beside each one of the pair's, where all weights move; 0: none"
     )
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
-    max_epochs: int = setting(0, "epochs at most; 0: 30, or 15 if text is replayed; early stopping ends before")
+    max_epochs: int = setting(30, "epochs at most; early stopping ends before")
     min_updates: int = setting(60, "updates at least, however small the corpus")
     max_updates: int = setting(20_000, "updates at most, however large the corpus")
     warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows")
@@ -211,12 +211,10 @@ class FineTuneConfig:
         return bool(self.replay) and self.update == "all"
 
     def resolved(self, *, from_scratch: bool = False, replayed: bool = False) -> FineTuneConfig:
-        """Return these settings with the learning rate and epochs that 0 stands for, and the dropout that -1 does."""
-        rate = 4e-3 if from_scratch else 2e-3 if replayed else 1e-3
-        epochs, dropout = (15, 0.1) if replayed else (30, 0.2)
-        rate, epochs = self.learning_rate or rate, self.max_epochs or epochs
-        dropout = self.dropout if self.dropout >= 0 else dropout
-        return replace(self, learning_rate=rate, max_epochs=epochs, dropout=dropout)
+        """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does."""
+        rate, dropout = 4e-3 if from_scratch else 2e-3 if replayed else 1e-3, 0.1 if replayed else 0.2
+        chosen = self.dropout if self.dropout >= 0 else dropout
+        return replace(self, learning_rate=self.learning_rate or rate, dropout=chosen)
 
 
 LEARNERS_OWN = {

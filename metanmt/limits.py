@@ -66,7 +66,7 @@ RANGES = (
 )
 """Settings, the least and the largest value they may have, in words, and the remedy."""
 
-DEFAULTS = {"fine_tune.dropout": -1.0, "fine_tune.max_epochs": 0}  # that stand for one of several values
+DEFAULTS = {"fine_tune.dropout": -1.0}  # that stand for one of several values
 
 USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     (

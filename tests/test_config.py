@@ -283,8 +283,7 @@ def test_what_a_default_stands_for_depends_on_the_adaptation() -> None:
     replayed = FineTuneConfig().resolved(replayed=True)
     assert [item.learning_rate for item in (plain, scratch, replayed)] == [1e-3, 4e-3, 2e-3]
     assert [item.dropout for item in (plain, scratch, replayed)] == [0.2, 0.2, 0.1]
-    assert [item.max_epochs for item in (plain, scratch, replayed)] == [30, 30, 15]
-    given = FineTuneConfig(learning_rate=0.02, max_epochs=7, dropout=0.0)
+    given = FineTuneConfig(learning_rate=0.02, dropout=0.0)
     assert given.resolved() == given.resolved(from_scratch=True) == given.resolved(replayed=True) == given
 
 

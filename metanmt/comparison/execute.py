@@ -162,13 +162,13 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
         sets = store.sets(Pair.parse(cell.pair))
         train = sets[plan.compare.train_set]
         tested = sum(sets[name]["target_tokens"] for name in plan.test_sets(store, cell.pair))
-        there = plan.compare.replay or store.pairs("meta-train")
-        replays = bool(there and plan.replays(cell))
-        tuning = plan.arm(cell.arm).config.fine_tune.resolved(replayed=replays)
+        tuning = plan.arm(cell.arm).config.fine_tune
         tokens = cell.budget * train["target_tokens"] / train["target_words"]
         passes = max(tuning.max_epochs, tuning.min_updates * tuning.max_tokens / max(tokens, tuning.max_tokens))
         adapting = min(tokens * passes, tuning.max_updates * tuning.max_tokens)
-        cost = adapting * (1 + tuning.replay * replays) * tuning.soup + TRANSLATION_PASSES * tested
+        there = plan.compare.replay or store.pairs("meta-train")
+        replayed = tuning.replay if there and plan.replays(cell) else 0.0
+        cost = adapting * (1 + replayed) * tuning.soup + TRANSLATION_PASSES * tested
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs
 

@@ -53,12 +53,11 @@ def test_what_is_replayed_is_part_of_what_is_still_to_be_spent(
     compare: CompareConfig, data: Path, tmp_path: Path
 ) -> None:
     costs = []
-    for share, epochs in ((0, 30), (1, 30), (1, 0)):  # 0 stands for half of that, where text is replayed
-        chosen = (f"fine_tune.replay={share}", f"fine_tune.max_epochs={epochs}", "fine_tune.max_updates=100000")
-        plan, store = planned(replace(compare, set=(*compare.set, *chosen), replay=str(data)))
+    for share in (0, 1):
+        settings = (*compare.set, f"fine_tune.replay={share}", "fine_tune.max_updates=100000")
+        plan, store = planned(replace(compare, set=settings, replay=str(data)))
         costs.append(sum(estimate(plan, store, tmp_path).values()))
     assert costs[1] > 1.5 * costs[0]
-    assert costs[2] == pytest.approx(costs[0])
 
 
 def test_text_that_cannot_be_replayed_is_refused(compare: CompareConfig, data: Path, tmp_path: Path) -> None:
