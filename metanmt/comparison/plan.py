@@ -23,7 +23,8 @@ from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.sections import build, read_toml, setting
 
 SCRATCH = "none"
-ADAPTED_SINCE = ("each pair draws its own", "pieces are aligned")  # what has changed since of the same settings
+ADAPTED_SINCE = ("each pair draws its own", "pieces are aligned", "the latest of the best is kept")
+"""What has changed since the first version in adaptations of the same settings."""
 COST = "outer.max_target_tokens"
 SELECTION = ("metric", "dev_sentences", "evaluations", "patience", "average_share", "soup")
 """Settings of fine-tuning that choose the weights: alike in every arm."""
