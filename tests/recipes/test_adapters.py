@@ -33,7 +33,7 @@ QUICK = FineTuneConfig(
     update="adapters", max_epochs=1, min_updates=4, max_updates=4, evaluations=1, metric="loss", max_tokens=300,
     learning_rate=5e-3,
 )  # fmt: skip
-LONGER = {"min_updates": 16, "max_updates": 16}
+LONGER = {"min_updates": 16, "max_updates": 16, "learning_rate": 2e-3}
 SMALL = AdapterConfig(rank=2, alpha=4.0)
 SENTENCES = """kaksi tuntia
 3 vuotta sitten
@@ -77,7 +77,7 @@ def base(run_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("base") / "base"
     more = {"min_updates": 200, "max_updates": 200, "max_tokens": 600, "new_pieces": 0}  # a base has the data's pieces
     config = replace(QUICK, update="all", learning_rate=3e-3, **more)
-    fine_tune.run(str(run_folder), "de-en", out, Text(data=data), config)
+    fine_tune.run(str(run_folder), "de-en", out, Text(data=data), config, precision="float32")
     return out
 
 
