@@ -51,8 +51,8 @@ class RunState:
         )
 
     def validated(self, value: float, metric: str, *, due: int, seconds: float) -> RunState:
-        """Return the state after a meta-validation; `due` is how many there should have been by now."""
-        better = self.best_step is None or math.isnan(self.best_value) or value > self.best_value
+        """Return the state after a meta-validation, of equal ones the latest the best; `due` is how many were due."""
+        better = self.best_step is None or math.isnan(self.best_value) or value >= self.best_value
         return replace(
             self,
             validations=max(due, self.validations + 1),
