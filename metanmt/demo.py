@@ -15,9 +15,11 @@ from metanmt.config import load_config
 from metanmt.data.language import Pair
 from metanmt.data.manifest import load_manifest, shipped_manifest
 from metanmt.data.store import TokenStore
+from metanmt.data.variants import with_languages
 from metanmt.errors import UsageError
 from metanmt.files import read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
+from metanmt.nmt import start
 from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
@@ -50,7 +52,7 @@ def run(
     if budget_words < 1:
         raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
     started = time.monotonic()
-    load_manifest(shipped_manifest("cldr"), languages=languages)  # a slip leaves no folder behind
+    with_languages(load_manifest(shipped_manifest("cldr")), languages)  # a slip leaves no folder behind
     _same_demo(out, {"languages": list(languages), "budget_words": budget_words, "target_tokens": target_tokens})
     data = out / "data"
     chosen = f" --languages {','.join(languages)}" if languages else ""
@@ -83,9 +85,9 @@ def run(
 def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_words: int) -> list[dict[str, Any]]:
     """Return the rows of one unseen language: zero-shot, from scratch, and adapted from each initialisation."""
     rows = [_scored(pair, f"{learner}, zero-shot", folder, data) for learner, folder in runs.items()]
-    for arm, init in (("from scratch", fine_tune.SCRATCH), *((f"{name}, adapted", str(runs[name])) for name in runs)):
+    for arm, init in (("from scratch", start.SCRATCH), *((f"{name}, adapted", str(runs[name])) for name in runs)):
         tuned = out / "tuned" / f"{pair}-{arm.replace(', ', '-').replace(' ', '-')}"
-        settings = SCRATCH if init == fine_tune.SCRATCH else TUNING
+        settings = SCRATCH if init == start.SCRATCH else TUNING
         given = "".join(f" --set {setting}" for setting in settings)
         _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
         config = load_config(Path(CONFIG), settings)

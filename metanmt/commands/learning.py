@@ -33,6 +33,12 @@ def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
         "--languages", type=items, default=[], metavar="XX,YY", help="meta-test languages of the embedded corpus"
     )
     sub.add_argument(
+        "--both-directions",
+        action="store_true",
+        help="take every pair the other way round too, of the same text: for runs that are to learn to translate into "
+        "new languages",
+    )
+    sub.add_argument(
         "--tokenizer",
         default="",
         metavar="RUN",
@@ -54,6 +60,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         arguments.out,
         root=arguments.root,
         languages=arguments.languages,
+        both_directions=arguments.both_directions,
         tokenizer=arguments.tokenizer,
         overwrite=arguments.overwrite,
     )

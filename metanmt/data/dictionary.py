@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanmt.data.alignment import Ids, align
+from metanmt.data.fast_twin import WORD_START
 from metanmt.data.store import Bitext
-from metanmt.data.tokenizer import WORD_START
 
 Entries = NDArray[np.int64]
 """A dictionary: (n, 2), a source id and a target id each."""

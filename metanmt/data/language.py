@@ -33,5 +33,9 @@ class Pair:
             raise UsageError(f"{text!r} is not a language pair: both sides are the same language.", remedy)
         return cls(source, target)
 
+    def turned(self) -> Self:
+        """Return the pair of the other direction."""
+        return type(self)(self.target, self.source)
+
     def __str__(self) -> str:
         return f"{self.source}-{self.target}"

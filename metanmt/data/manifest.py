@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metanmt.data.cleaning import CleaningRules
-from metanmt.data.language import CODE, Pair
+from metanmt.data.language import Pair
 from metanmt.data.source_form import SourceForm
 from metanmt.data.sources import Source, with_compression
-from metanmt.errors import ConfigError, UsageError, did_you_mean
-from metanmt.runlog import say
+from metanmt.errors import ConfigError, did_you_mean
 from metanmt.sections import build, read_toml
 
 Role = Literal["meta-train", "meta-dev", "meta-test"]
@@ -96,13 +95,12 @@ def shipped_manifest(name: str) -> Path:
     return installed if installed.exists() else package.parent / "corpora" / file
 
 
-def load_manifest(path: Path, *, root: Path | None = None, languages: Sequence[str] = ()) -> Manifest:
+def load_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     """Return the manifest of a TOML file, or of a shipped one by name, every key checked.
 
     Args:
         path: the file.
         root: where relative paths start; otherwise the manifest's `root`, otherwise its folder.
-        languages: source languages that replace the meta-test ones of an embedded collection.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key or role, no pairs, a pair with two roles or without the
@@ -119,8 +117,6 @@ def load_manifest(path: Path, *, root: Path | None = None, languages: Sequence[s
             pairs[item.pair] = _merged(pairs.get(item.pair), item, path)
     if not pairs:
         raise ConfigError(f"{path} names no pairs.", "Add a [[groups]] with role, pairs and sets.")
-    if languages:
-        pairs = _with_languages(pairs, languages, path)
     for item in pairs.values():
         if kind := missing_kind(item.role, item.sets):
             raise ConfigError(
@@ -276,49 +272,6 @@ def _merged(old: PairCorpus | None, new: PairCorpus, path: Path) -> PairCorpus:
         raise ConfigError(f"{new.pair} is both {old.role} and {new.role} in {path}.", "Give each pair one role.")
     names = dict.fromkeys([*old.sets, *new.sets])
     return PairCorpus(new.pair, new.role, {name: old.sets.get(name, ()) + new.sets.get(name, ()) for name in names})
-
-
-def _with_languages(pairs: dict[Pair, PairCorpus], languages: Sequence[str], path: Path) -> dict[Pair, PairCorpus]:
-    """Return the pairs with the meta-test languages replaced, and taken out of the other roles.
-
-    If that takes the last meta-dev pair, the first of the former meta-test pairs that is free plays its part, since
-    meta-training cannot choose a checkpoint without one.
-    """
-    if any(
-        source.kind != "embedded" for item in pairs.values() for sources in item.sets.values() for source in sources
-    ):
-        raise ConfigError(f"{path} is not an embedded collection.", "--languages goes with the embedded one: cldr.")
-    old = {role: [item for item in pairs.values() if item.role == role] for role in REQUIRED}
-    if not old["meta-test"]:
-        raise ConfigError(f"{path} has no meta-test pair to replace.", "Give it one, or leave --languages out.")
-    target = old["meta-test"][0].pair.target
-    for code in languages:
-        if not CODE.fullmatch(code) or code == target:
-            raise UsageError(
-                f"--languages names {code!r}, which is no language to translate into {target}.",
-                "Give source languages, such as is,ka.",
-            )
-    wanted = [Pair(code, target) for code in dict.fromkeys(languages)]
-    seen, known = {_base(code) for code in languages}, (*old["meta-train"], *old["meta-dev"])
-    kept = [item for item in known if _base(item.pair.source) not in seen]
-    for item in known:
-        if item not in kept and item.pair not in wanted:
-            say(f"{item.pair} is left out: it is the same language as one that is to be unseen")
-    if old["meta-dev"] and not any(item.role == "meta-dev" for item in kept):
-        free = [item.pair for item in old["meta-test"] if _base(item.pair.source) not in seen]
-        if not free:
-            raise ConfigError(f"--languages leaves {path} no meta-dev pair.", "Leave one of its languages out.")
-        kept.append(PairCorpus(free[0], "meta-dev", old["meta-dev"][0].sets))
-    if old["meta-train"] and not any(item.role == "meta-train" for item in kept):
-        raise ConfigError(f"--languages leaves {path} no meta-train pair.", "Name fewer languages.")
-    kept += [PairCorpus(pair, "meta-test", old["meta-test"][0].sets) for pair in wanted]
-    return {item.pair: item for item in kept}
-
-
-def _base(code: str) -> str:
-    """Return the language of a code with a region or script: "pt" of pt_BR. Norwegian is Bokmål, as in CLDR."""
-    language = code.partition("_")[0].lower()
-    return {"no": "nb"}.get(language, language)
 
 
 def _known(values: Iterable[str], known: Sequence[str], where: str) -> None:

@@ -27,32 +27,35 @@ FEWEST = 2  # uses of a piece in the text, or nothing can be learned of it
 
 
 def with_own_pieces(
-    tokenizer: SentencePieceTokenizer, sources: Sequence[str], most: int
+    tokenizer: SentencePieceTokenizer, sentences: Sequence[str], most: int, *, of_targets: bool = False
 ) -> tuple[SentencePieceTokenizer, list[list[int]]]:
-    """Return a vocabulary with pieces of the source language's own behind those that are there, whose ids stay.
+    """Return a vocabulary with pieces of a language's own behind those that are there, whose ids stay.
 
-    And the ids that spelled each new piece so far. The pieces are those of a unigram model of the sources alone (Kudo
+    And the ids that spelled each new piece so far. The pieces are those of a unigram model of the language alone (Kudo
     2018) that the vocabulary lacks and that are used twice or more, with the probabilities that they have there.
-    Targets are cut as before.
 
     Args:
         tokenizer: the vocabulary.
-        sources: sentences of the language, in the tokenizer's form of sources.
+        sentences: of the language; sources are in the tokenizer's form of sources.
         most: pieces of that unigram model, so that no more than these are new; up to eight times as many if the script
             has more characters, and if it has more than that, there are none.
+        of_targets: the language is translated into; else targets are cut as before.
     """
-    sources = sources[:: -(-len(sources) // MOST_SENTENCES) or 1]
-    learned = _unigram(sources, most)
+    sentences = sentences[:: -(-len(sentences) // MOST_SENTENCES) or 1]
+    learned = _unigram(sentences, most)
     known = set(tokenizer.pieces())
     new = {piece: score for piece, score in learned.items() if piece not in known}
-    used = _used(tokenizer.with_pieces(new), sources)
+    used = _used(tokenizer.with_pieces(new), sentences)
     new = {piece: score for piece, score in new.items() if used[piece] >= FEWEST}
-    return tokenizer.with_pieces(new), tokenizer.spell(list(new))
+    return tokenizer.with_pieces(new, of_targets=of_targets), tokenizer.spell(list(new))
 
 
 def recut(text: Bitext, tokenizer: Tokenizer, grown: Tokenizer, pair: Pair) -> Bitext:
-    """Return the text with its sources cut by a tokenizer that extends the one by which they are."""
-    return replace(text, source=Side.of(grown.encode_source(texts_of(text.source, tokenizer), pair)))
+    """Return the text cut by a tokenizer that extends the one by which it is; many leave targets as they are."""
+    text = replace(text, source=Side.of(grown.encode_source(texts_of(text.source, tokenizer), pair)))
+    if grown.target_pieces == tokenizer.target_pieces:
+        return text
+    return replace(text, target=Side.of(grown.encode_target(texts_of(text.target, tokenizer), pair)))
 
 
 def texts_of(side: Side, tokenizer: Tokenizer) -> list[str]:
@@ -60,10 +63,10 @@ def texts_of(side: Side, tokenizer: Tokenizer) -> list[str]:
     return tokenizer.decode([side.sentence(index).tolist() for index in range(len(side.offsets) - 1)])
 
 
-def _unigram(sources: Sequence[str], most: int) -> dict[str, float]:
+def _unigram(sentences: Sequence[str], most: int) -> dict[str, float]:
     for times, coverage in TRIED:
         with suppress(ConfigError, CorpusError):
-            return train_tokenizer(iter(sources), [], times * most + NO_TEXT, coverage).scored_pieces()
+            return train_tokenizer(iter(sentences), [], times * most + NO_TEXT, coverage).scored_pieces()
     return {}
 
 

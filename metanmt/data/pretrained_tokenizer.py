@@ -50,7 +50,7 @@ class PretrainedTokenizer:
             )
         self.codes = codes
         self.pad_id, self.eos_id = int(self._tokenizer.pad_token_id), int(self._tokenizer.eos_token_id)
-        self.vocabulary_size = len(self._tokenizer)
+        self.vocabulary_size = self.target_pieces = len(self._tokenizer)
 
     def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return the checkpoint's own encoding of sources."""

@@ -10,7 +10,7 @@ import json
 import lzma
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -53,6 +53,10 @@ class Source:
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.name, self.config, self.split))) or ", ".join(map(str, self.paths))
+
+    def turned(self) -> Source:
+        """Return the same text with the sides in the other order; an embedded corpus is asked for the pair turned."""
+        return replace(self, paths=self.paths[::-1], columns=self.columns[::-1])
 
     def absent(self) -> bool:
         """Return whether it is made of files and none of them exists; one side without the other is a mistake."""
@@ -175,9 +179,11 @@ def _hub(source: Source, pair: Pair) -> Iterator[SentencePair]:
 def _embedded(source: Source, pair: Pair) -> Iterator[SentencePair]:
     from metanmt.data.cldr import TARGET, sentence_pairs
 
-    if pair.target != TARGET:
-        raise CorpusError(f"The embedded corpus has no {pair}.", f"It translates into {TARGET}: XX-{TARGET}.")
-    yield from sentence_pairs(pair.source, source.skip + source.limit, seed=source.seed)
+    if TARGET not in (pair.source, pair.target):
+        raise CorpusError(f"The embedded corpus has no {pair}.", f"It has {TARGET} on one side: XX-{TARGET}.")
+    turned = pair.source == TARGET
+    pairs = sentence_pairs(pair.target if turned else pair.source, source.skip + source.limit, seed=source.seed)
+    yield from ((there, here) for here, there in pairs) if turned else pairs
 
 
 def json_row(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -92,6 +92,10 @@ class Bitext:
         """Return these sentence pairs, copied into memory."""
         return Bitext(self.source.take(indices), self.target.take(indices), np.asarray(self.target_words[indices]))
 
+    def turned(self) -> Bitext:
+        """Return the pairs the other way round; the words are those that were counted, of what is the source now."""
+        return Bitext(self.target, self.source, self.target_words)
+
     def draw(self, budget_words: int, seed: int, pair: Pair | str) -> Bitext:
         """Return a seeded draw of sentence pairs with at most `budget_words` target words, and at least one pair.
 

@@ -16,15 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
+from metanmt.data.fast_twin import END, END_ID, PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, WORD_START, fast_twin, message
 from metanmt.data.language import Pair
 from metanmt.data.pretrained_tokenizer import FACTS_FILE, PretrainedTokenizer
-from metanmt.data.source_form import SourceForm, form_normalizers, in_form
+from metanmt.data.source_form import SourceForm, in_form
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError
 from metanmt.files import read_object, write_json
 
-PAD, UNKNOWN, END = "<pad>", "<unk>", "</s>"
-PAD_ID, UNKNOWN_ID, END_ID = 0, 1, 2
-WORD_START = "▁"
 MODEL_FILE = "sentencepiece.model"
 FEW = 1_000  # sentences
 
@@ -35,6 +33,7 @@ class Tokenizer(Protocol):
     pad_id: int
     eos_id: int
     vocabulary_size: int
+    target_pieces: int  # into how many of its pieces, the first, targets are cut
 
     def encode_source(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return the encoder's input ids, tags and end mark included."""
@@ -84,10 +83,11 @@ class SentencePieceTokenizer:
     ) -> None:
         import sentencepiece
 
-        self._model, self.source_form, self.extends, self._target_pieces = model, source_form, extends, target_pieces
+        self._model, self.source_form, self.extends = model, source_form, extends
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.pad_id, self.eos_id = PAD_ID, END_ID
         self.vocabulary_size: int = self._processor.get_piece_size()
+        self.target_pieces = target_pieces or self.vocabulary_size
         self.targets = {
             piece[2:-1]: index
             for index in range(END_ID + 1, self.vocabulary_size)
@@ -124,16 +124,28 @@ class SentencePieceTokenizer:
 
     def scored_pieces(self) -> dict[str, float]:
         """Return the pieces of text, bytes aside, with their log-probabilities."""
-        proto = _proto(self._model)
+        proto = message(self._model)
         return {item.piece: item.score for item in proto.pieces if item.type == item.NORMAL}
 
-    def with_pieces(self, pieces: Mapping[str, float]) -> SentencePieceTokenizer:
-        """Return a tokenizer with these pieces of sources and log-probabilities too; all ids stay what they are."""
-        proto = _proto(self._model)
+    def with_pieces(self, pieces: Mapping[str, float], *, of_targets: bool = False) -> SentencePieceTokenizer:
+        """Return a tokenizer with these pieces and log-probabilities too; all ids stay what they are.
+
+        Sources are cut into them. Targets are cut as before, unless the pieces are of targets.
+        """
+        proto = message(self._model)
         for piece, score in pieces.items():
             proto.pieces.add(piece=piece, score=score)
+        return self._extended(proto, 0 if of_targets else self.target_pieces)
+
+    def with_target(self, language: str) -> SentencePieceTokenizer:
+        """Return a tokenizer with the tag of one more language to translate into, which is the last of its ids."""
+        proto = message(self._model)
+        proto.pieces.add(piece=tag(language), type=proto.SentencePiece.CONTROL)
+        return self._extended(proto, self.target_pieces)
+
+    def _extended(self, proto: Any, target_pieces: int) -> SentencePieceTokenizer:
         proto.trainer_spec.vocab_size = len(proto.pieces)
-        extends, target_pieces = (*self.extends, self.digest()), self._target_pieces or self.vocabulary_size
+        extends = (*self.extends, self.digest())
         return SentencePieceTokenizer(proto.SerializeToString(), self.source_form, extends, target_pieces)
 
     def ids(self, sentences: Sequence[str]) -> list[list[int]]:
@@ -144,7 +156,7 @@ class SentencePieceTokenizer:
         """Return the ids of this vocabulary that spell pieces of another, which need not begin a word."""
         import sentencepiece
 
-        proto = _proto(self._model)
+        proto = message(self._model)
         proto.normalizer_spec.add_dummy_prefix = proto.normalizer_spec.remove_extra_whitespaces = False
         processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         return list(processor.encode([piece.replace(WORD_START, " ") for piece in pieces]))
@@ -152,7 +164,7 @@ class SentencePieceTokenizer:
     def digest(self) -> str:
         """Return the SHA-256 of the SentencePiece model, and of what differs from it in sources or targets."""
         form = b"" if self.source_form == "written" else self.source_form.encode()
-        targets = str(self._target_pieces).encode() if self._target_pieces else b""
+        targets = str(self.target_pieces).encode() if self.target_pieces < self.vocabulary_size else b""
         return hashlib.sha256(self._model + form + targets).hexdigest()
 
     def save(self, folder: Path, pair: Pair | None = None) -> None:
@@ -163,9 +175,7 @@ class SentencePieceTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self._model)
         fast = PreTrainedTokenizerFast(
-            tokenizer_object=_fast_tokenizer(
-                self._model, self.source_form, self._processor.id_to_piece(tag_id), tag_id
-            ),
+            tokenizer_object=fast_twin(self._model, self.source_form, self._processor.id_to_piece(tag_id), tag_id),
             pad_token=PAD,
             unk_token=UNKNOWN,
             eos_token=END,
@@ -174,25 +184,25 @@ class SentencePieceTokenizer:
         )
         fast.save_pretrained(folder)
         facts = {"kind": "sentencepiece", "source_form": self.source_form}
-        grown = {"extends": list(self.extends), "target_pieces": self._target_pieces}
+        grown = {"extends": list(self.extends), "target_pieces": self.target_pieces}
         write_json(folder / FACTS_FILE, {**facts, **grown} if self.extends else facts)
 
     @cached_property
     def _of_targets(self) -> Any:
         """What cuts targets: of many tokenizers it is never asked for."""
-        if not self._target_pieces:
+        if self.target_pieces == self.vocabulary_size:
             return self._processor
         import sentencepiece
 
-        proto = _proto(self._model)
-        del proto.pieces[self._target_pieces :]
+        proto = message(self._model)
+        del proto.pieces[self.target_pieces :]
         return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def _tag_id(self, pair: Pair) -> int:
         if pair.target not in self.targets:
             raise UsageError(
                 f"The model cannot translate into {pair.target!r}; it knows {', '.join(self.targets)}.",
-                "Choose a pair into a language that it knows, or prepare a corpus that has this one as a target.",
+                f"metanmt fine-tune --pair {pair} teaches it to; or choose a pair into a language that it knows.",
             )
         return self.targets[pair.target]
 
@@ -280,46 +290,6 @@ def train_tokenizer(
             ) from None
         raise CorpusError(f"SentencePiece could not be trained: {reason}", "Check that the corpus has text.") from None
     return SentencePieceTokenizer(model.getvalue(), source_form)
-
-
-def _fast_tokenizer(model: bytes, source_form: SourceForm, source_tag: str, tag_id: int) -> Any:
-    """Return the `tokenizers` twin of a SentencePiece model: same normaliser tables, same pieces and scores.
-
-    It knows sources only: a target that is given to it is put into their form too.
-    """
-    from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
-    from tokenizers import Tokenizer as FastTokenizer
-    from tokenizers.models import Unigram
-
-    proto = _proto(model)
-    fast = FastTokenizer(Unigram([(p.piece, p.score) for p in proto.pieces], unk_id=UNKNOWN_ID, byte_fallback=True))
-    fast.normalizer = normalizers.Sequence(
-        [
-            *form_normalizers(source_form),
-            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
-            normalizers.Replace(Regex(" {2,}"), " "),
-            normalizers.Strip(),
-        ]
-    )
-    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")
-    fast.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement=WORD_START, prepend_scheme="always")]
-    )
-    control = [p.piece for p in proto.pieces if p.type == p.CONTROL]
-    fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in [*control, UNKNOWN]])
-    fast.post_processor = processors.TemplateProcessing(
-        single=f"{source_tag} $A {END}",
-        pair=f"{source_tag} $A {END} $B {END}",
-        special_tokens=[(source_tag, tag_id), (END, END_ID)],
-    )
-    return fast
-
-
-def _proto(model: bytes) -> Any:
-    """Return a SentencePiece model as the message that it is."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    return sentencepiece_model_pb2.ModelProto.FromString(model)
 
 
 def _pieces_only(ids: Sequence[int]) -> list[int]:

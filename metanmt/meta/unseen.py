@@ -101,6 +101,8 @@ def meet(
         known: what the run knows of the pieces that begin anew counts too, as it does in fine-tuning; otherwise they
             are taken as never seen.
     """
+    if pair.target not in counterparts.tables:
+        return None
     grown, spelled = with_own_pieces(tokenizer, texts_of(text.source, tokenizer), NEEDED)
     text = recut(text, tokenizer, grown, pair)
     found = find_beginnings(counterparts, text, pair, grown.special_ids(), grown.vocabulary_size)

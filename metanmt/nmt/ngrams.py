@@ -28,8 +28,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from metanmt.config import ModelConfig
+from metanmt.data.fast_twin import WORD_START
 from metanmt.data.source_form import in_form
-from metanmt.data.tokenizer import WORD_START, Tokenizer
+from metanmt.data.tokenizer import Tokenizer
 
 
 def ngrams(piece: str, longest: int) -> set[str]:

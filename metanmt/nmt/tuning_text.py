@@ -86,6 +86,7 @@ def text_to_adapt_on(
     *,
     budget_words: int | None,
     new_pieces: int,
+    of_target: bool = False,
     seed: int,
 ) -> Tokenised:
     """Return the text as the model reads it: drawn, with a dev set, cut into the pieces that it is to have.
@@ -98,9 +99,10 @@ def text_to_adapt_on(
         budget_words: target words to draw; None for all.
         new_pieces: of the language's own, at most, that the tokenizer is to have too, or AS_NEEDED; 0 where there is
             an `nmt.vocabulary.obstacle`.
+        of_target: that language is the target.
         seed: of the budget's draw, and of what is held out.
     """
-    whole, foreign = train, _foreign(train)
+    whole, foreign = train, _foreign(train, of_target)
     if new_pieces == AS_NEEDED:
         new_pieces = NEEDED if foreign else 0
     if not (new_pieces and foreign):  # or else they make sentences short enough
@@ -127,7 +129,7 @@ def text_to_adapt_on(
         _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
     read = Tokenised(train, dev, tokenizer)
     if new_pieces:
-        read = _with_new_pieces(read, pair, new_pieces, facts)
+        read = _with_new_pieces(read, pair, new_pieces, facts, of_target)
         read = replace(read, train=_short_enough(read.train, str(pair), tokenizer, facts))
     return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", tokenizer, facts, "in dev"))
 
@@ -162,15 +164,17 @@ def whole_sets(
     return train, dev
 
 
-def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any]) -> Tokenised:
-    """Return the text with its sources cut by a vocabulary that has pieces of the language's own too."""
-    sources = texts_of(read.train.source, read.tokenizer)
+def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any], of_target: bool) -> Tokenised:
+    """Return the text cut by a vocabulary that has pieces of the language's own too."""
+    side = "target" if of_target else "source"
     assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
-    grown, spelled = with_own_pieces(read.tokenizer, sources, most)
+    sentences = texts_of(getattr(read.train, side), read.tokenizer)
+    grown, spelled = with_own_pieces(read.tokenizer, sentences, most, of_targets=of_target)
     train, dev = (recut(part, read.tokenizer, grown, pair) for part in (read.train, read.dev))
-    before, after = (float(part.source.offsets[-1]) / len(part) for part in (read.train, train))
-    say(f"{len(spelled):,} new pieces of {pair.source}: a sentence takes {after:.1f} instead of {before:.1f}")
-    facts |= {"new_pieces": len(spelled), "source_tokens_a_sentence": {"before": before, "after": after}}
+    before, after = (float(getattr(part, side).offsets[-1]) / len(part) for part in (read.train, train))
+    language = getattr(pair, side)
+    say(f"{len(spelled):,} new pieces of {language}: a sentence takes {after:.1f} instead of {before:.1f}")
+    facts |= {"new_pieces": len(spelled), f"{side}_tokens_a_sentence": {"before": before, "after": after}}
     return Tokenised(train, dev, grown, spelled)
 
 
@@ -197,15 +201,15 @@ def _remedy(tokenizer: Tokenizer) -> str:
     return GIVE_PIECES if isinstance(tokenizer, SentencePieceTokenizer) else OR_SCRATCH
 
 
-def _foreign(text: Bitext) -> bool:
-    """Return whether the vocabulary spells a language in bytes or letters, as a script that it does not know."""
+def _foreign(text: Bitext, target: bool) -> bool:
+    """Return whether the vocabulary spells the source, or the target, in bytes or letters, as an unknown script."""
     lengths = [np.diff(side.offsets) for side in (text.source, text.target)]
-    return bool(len(text) and np.median(lengths[0] / lengths[1]) > FOREIGN)
+    return bool(len(text) and np.median(lengths[target] / lengths[not target]) > FOREIGN)
 
 
 def say_if_foreign(read: Tokenised, pair: Pair) -> None:
     """Say so where the vocabulary hardly knows a language, so that it is hard to learn."""
-    if _foreign(read.train):
+    if _foreign(read.train, target=False) or _foreign(read.train, target=True):
         source, target = (side.offsets[-1] / len(read.train) for side in (read.train.source, read.train.target))
         say(
             f"Note: a sentence takes {source:.0f} pieces in {pair.source} and {target:.0f} in {pair.target}: the "

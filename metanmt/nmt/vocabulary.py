@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -74,8 +74,8 @@ def align_embeddings(
     Args:
         model: embeddings (V, d), changed in place.
         counterparts: of the meta-training that the model is from.
-        train: what is adapted on.
-        pair: of it.
+        train: what is adapted on, the new language on its source side: turned, if that is the target.
+        pair: of it, likewise.
         special: ids that are no piece of text.
 
     Returns:
@@ -88,6 +88,20 @@ def align_embeddings(
     rows = torch.from_numpy(found.pieces).to(table.device)
     table[rows] = found.embeddings(table, before=table[rows])
     return found.aligned
+
+
+@torch.no_grad()
+def begin_tag(model: PreTrainedModel, tags: Mapping[str, int], language: str, known: Collection[str]) -> None:
+    """Let the tag of a language that was never translated into begin as the mean of those of languages that were.
+
+    Args:
+        model: embeddings (V, d), changed in place.
+        tags: id of the tag of every target language.
+        language: the new one.
+        known: the others.
+    """
+    table = model.get_input_embeddings().weight
+    table[tags[language]] = table[[index for other, index in tags.items() if other in known]].mean(dim=0)
 
 
 class OwnRows(nn.Module):

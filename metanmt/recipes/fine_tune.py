@@ -12,11 +12,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig, OuterConfig
-from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
-from metanmt.data.tokenizer import Tokenizer, load_tokenizer
-from metanmt.errors import ConfigError, UsageError
+from metanmt.data.tokenizer import load_tokenizer
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
 from metanmt.meta.replay import Replay, tasks_to_replay
 from metanmt.meta.task import Task
@@ -24,19 +22,16 @@ from metanmt.nmt.checkpoint import (
     check_tokenizer,
     checkpoint_tokenizer,
     keep_base,
-    load_checkpoint,
-    load_with_adapter,
     save_checkpoint,
     say_if_tuned_for_another,
 )
 from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
-from metanmt.nmt.model import make_model, set_head, update_weights
+from metanmt.nmt.model import update_weights
 from metanmt.nmt.soup import fine_tune_soup
+from metanmt.nmt.start import SCRATCH, Start
 from metanmt.nmt.tuning import TuningReport, batch_tokens
 from metanmt.nmt.tuning_text import (
-    AS_NEEDED,
-    NEEDED,
     Text,
     Tokenised,
     own_files,
@@ -45,11 +40,10 @@ from metanmt.nmt.tuning_text import (
     text_to_adapt_on,
     whole_sets,
 )
-from metanmt.nmt.vocabulary import NONE, align_embeddings, grow_embeddings, obstacle
+from metanmt.nmt.vocabulary import grow_embeddings
 from metanmt.runlog import say
-from metanmt.runtime import Interruption, device, peak_memory_bytes, seed_torch, versions
+from metanmt.runtime import Interruption, device, peak_memory_bytes, versions
 
-SCRATCH = "none"
 GENTLER = 3  # times lower is the rate of a second trial, where the first was worth nothing and its rate was the default
 
 
@@ -93,7 +87,7 @@ def run(
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
-    start = _Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
+    start = Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     known = _known(init, pair, replay, text, config)
     network, read, drawn = _prepared(start, pair, text, config)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
@@ -148,69 +142,6 @@ def _tuned(
 
 
 @dataclass(frozen=True)
-class _Start:
-    """What is adapted."""
-
-    init: str
-    update: str
-    model: ModelConfig
-    adapter: AdapterConfig
-    seed: int
-
-    def loaded(self) -> tuple[PreTrainedModel, Tokenizer]:
-        """Return the model of `init`, with an adapter if that is what moves, and its tokenizer."""
-        seed_torch(self.seed)
-        if self.update == "adapters":
-            network, tokenizer = load_with_adapter(Path(self.init), self.adapter)
-        else:
-            network, tokenizer = load_checkpoint(Path(self.init))
-        set_head(network, self.model.head)
-        return network, tokenizer
-
-    def pieces(
-        self, config: FineTuneConfig, network: PreTrainedModel | None, tokenizer: Tokenizer, text: Text, pair: Pair
-    ) -> tuple[int, Counterparts | None]:
-        """Return how many pieces the vocabulary is to gain, and by what they and others are aligned, if they are.
-
-        Raises:
-            ConfigError: new pieces are wanted, and there can be none.
-        """
-        lexicon = network is not None and lexicon_of(network) is not None
-        cannot = obstacle(network, tokenizer, self.update, lexicon=lexicon)
-        if network is None and text.data is None:
-            cannot = ConfigError("From scratch the text has a vocabulary of its own: there are no new pieces.", NONE)
-        if cannot:
-            if config.new_pieces > 0:
-                raise cannot
-            return 0, None
-        aligned = config.align and network is not None
-        counterparts = Counterparts.load(checkpoint_folder(Path(self.init))) if aligned else None
-        if counterparts and pair.target not in counterparts.tables:
-            counterparts = None
-        return NEEDED if counterparts and config.new_pieces == AS_NEEDED else config.new_pieces, counterparts
-
-    def check_scratch(self) -> None:
-        """Raise a UsageError or ConfigError for what a model from scratch cannot have."""
-        if self.model.lexicon != ModelConfig.lexicon:
-            raise ConfigError(
-                f"Languages share a lexicon ({self.model.lexicon}) in meta-training; here there is one.",
-                f"Leave model.lexicon out, or give the run of meta-train --lexicon {self.model.lexicon} by --init.",
-            )
-        if self.update in ("none", "adapters"):
-            raise UsageError(
-                f"From scratch, update = {self.update} leaves a model that has learned nothing as it is.",
-                "Give a run or checkpoint by --init, or another --update.",
-            )
-
-    def made(self, tokenizer: Tokenizer) -> PreTrainedModel:
-        """Return a model from scratch."""
-        seed_torch(self.seed)
-        network = make_model(self.model, tokenizer)
-        update_weights(network, self.update)
-        return network
-
-
-@dataclass(frozen=True)
 class _Known:
     """Text that the model of `init` has learned from."""
 
@@ -259,33 +190,38 @@ def _known(init: str, pair: Pair, folder: Path | None, text: Text, config: FineT
 
 
 def _prepared(
-    start: _Start, pair: Pair, text: Text, config: FineTuneConfig
+    start: Start, pair: Pair, text: Text, config: FineTuneConfig
 ) -> tuple[PreTrainedModel, Tokenised, dict[str, Any]]:
     """Return the model, the text, and what was drawn, dropped or added."""
     store = TokenStore.open(text.data) if text.data else None
     facts: dict[str, Any] = {}
     own = own_files(pair, text, facts)
-    network = None
+    network, tagged = None, False
     if start.init == SCRATCH:
         start.check_scratch()
         tokenizer = load_tokenizer(store.tokenizer_folder) if store else own_tokenizer(pair, own["train"])
     else:
-        network, tokenizer = start.loaded()
+        network, loaded = start.loaded()
         update_weights(network, start.update)  # what cannot move is said before anything is computed
+        tokenizer = start.with_target(network, loaded, pair)
+        tagged = tokenizer is not loaded
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
-    new_pieces, counterparts = start.pieces(config, network, tokenizer, text, pair)
+    new = start.newcomer(config, network, tokenizer, text, pair, tagged=tagged)
     train, dev = whole_sets(pair, text, store, own, tokenizer, facts)
     read = text_to_adapt_on(
-        train, dev, pair, tokenizer, facts, budget_words=text.budget_words, new_pieces=new_pieces, seed=start.seed
+        *(train, dev, pair, tokenizer, facts),
+        budget_words=text.budget_words,
+        new_pieces=new.pieces,
+        of_target=new.is_target,
+        seed=start.seed,
     )
     if network is None:
         return start.made(read.tokenizer), read, facts
     if read.spelled:
         grow_embeddings(network, tokenizer.vocabulary_size, read.spelled)
-    if counterparts is not None:
-        aligned = align_embeddings(network, counterparts, read.train, pair, read.tokenizer.special_ids())
-        say(f"{aligned:,} pieces of {pair.source} begin as their translations' counterparts in meta-training")
+    if new.counterparts is not None:
+        aligned = new.begin(network, read, pair)
         facts["aligned_pieces"] = aligned
     say_if_foreign(read, pair)
     return network, read, facts

@@ -20,6 +20,7 @@ from metanmt.data.source_form import in_form
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.variants import in_both_directions, with_languages
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError, CorpusError, MetanmtError
 from metanmt.files import new_folder, refuse_existing, write_json
@@ -34,6 +35,7 @@ def run(
     *,
     root: Path | None = None,
     languages: Sequence[str] = (),
+    both_directions: bool = False,
     tokenizer: str = "",
     overwrite: bool = False,
     remedy: str = "Give another --out, or --overwrite.",
@@ -47,12 +49,14 @@ def run(
         out: the data folder; it appears only when everything in it is complete.
         root: where the manifest's relative paths start, if not where it says.
         languages: replace the meta-test languages of an embedded collection by these.
+        both_directions: take every pair the other way round too.
         tokenizer: a run, checkpoint, data folder or hub name whose tokenizer is used, whatever the manifest says.
         overwrite: replace an existing data folder, even one that is up to date.
         remedy: what to do about an existing one that is not.
     """
     started = time.monotonic()
-    manifest = load_manifest(manifest_path, root=root, languages=languages)
+    manifest = with_languages(load_manifest(manifest_path, root=root), languages)
+    manifest = in_both_directions(manifest) if both_directions else manifest
     settings = manifest.tokenizer
     name = tokenizer or settings.pretrained
     own, codes = _own_folder(name)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from metanmt.data.own_pieces import FEWEST, with_own_pieces
+from metanmt.data.language import Pair
+from metanmt.data.own_pieces import FEWEST, recut, with_own_pieces
 from metanmt.data.tokenizer import SentencePieceTokenizer, load_tokenizer
 from metanmt.nmt.checkpoint import check_tokenizer
 from tests import toy
@@ -93,3 +94,22 @@ def test_a_language_that_is_known_gains_few(tokenizer: SentencePieceTokenizer) -
     german = [source for source, _ in toy.lines(300)]
     grown, _ = with_own_pieces(tokenizer, german, 100)
     assert grown.vocabulary_size - tokenizer.vocabulary_size < 50
+
+
+def test_pieces_of_targets_are_for_both_sides(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    into = Pair("en", "ka")
+    tagged = tokenizer.with_target("ka")
+    assert tagged.encode_target(GEORGIAN, into) == tokenizer.encode_target(GEORGIAN, toy.PAIR)
+    assert tagged.targets == {**tokenizer.targets, "ka": tokenizer.vocabulary_size}
+    grown, _ = with_own_pieces(tagged, GEORGIAN, MOST, of_targets=True)
+    written = grown.encode_target(GEORGIAN, into)
+    assert sum(map(len, written)) < 0.3 * sum(map(len, tagged.encode_target(GEORGIAN, into)))
+    assert grown.decode(written) == GEORGIAN
+    grown.save(tmp_path, into)
+    again, plain = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert again.encode_target(GEORGIAN, into) == written
+    assert plain(everything())["input_ids"] == again.encode_source(everything(), into)
+    assert plain.decode(written[0], skip_special_tokens=True) == GEORGIAN[0]
+    check_tokenizer(again, tokenizer.digest(), "checkpoint", tmp_path)
+    text = toy.make_bitext(tagged, [(there, here) for here, there in toy.lines(9, language="ka")], into)
+    assert recut(text, tagged, grown, into).target.sentence(0).tolist() == written[0]

@@ -15,7 +15,7 @@ from metanmt.data.language import Pair
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.store import Bitext, Side
 from metanmt.data.tokenizer import SentencePieceTokenizer
-from metanmt.nmt.vocabulary import align_embeddings, grow_embeddings, obstacle
+from metanmt.nmt.vocabulary import align_embeddings, begin_tag, grow_embeddings, obstacle
 from tests import toy
 from tests.nmt import pretrained
 
@@ -112,3 +112,11 @@ def test_new_rows_are_aligned(toy_model: PreTrainedModel) -> None:
 def test_another_target_language_tells_nothing(toy_model: PreTrainedModel) -> None:
     known = counterparts(toy_model.config.vocab_size)
     assert align_embeddings(toy_model, known, text(NEVER_READ, 4), Pair("de", "fr"), [0, 1, 2]) == 0
+
+
+def test_a_new_tag_begins_as_the_mean_of_those_that_were_learned(toy_model: PreTrainedModel) -> None:
+    before = toy_model.get_input_embeddings().weight.detach().clone()
+    begin_tag(toy_model, {"en": 3, "de": 4, "ka": 5, "fi": 6}, "ka", ["en", "de", "sv"])
+    table = toy_model.get_input_embeddings().weight
+    torch.testing.assert_close(table[5], (before[3] + before[4]) / 2)
+    assert torch.equal(table[[3, 4, 6, 7]], before[[3, 4, 6, 7]])

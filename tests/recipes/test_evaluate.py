@@ -198,7 +198,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {
         {"pair": "de-fr", "source": "de", "reference": "en"},
         UsageError,
         "cannot translate into 'fr'",
-        "knows",
+        "metanmt fine-tune --pair de-fr teaches it",
     ),
 }
 

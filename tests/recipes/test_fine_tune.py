@@ -244,12 +244,6 @@ MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
         "not given once",
         "--data",
     ),
-    "unknown target": (
-        lambda run, data, files, tmp: (run, "is-fr", Text(train_files=files)),
-        UsageError,
-        "cannot translate into 'fr'",
-        "language that it knows",
-    ),
     "no checkpoint": (
         lambda run, data, files, tmp: (tmp, "fi-en", Text(data=data)),
         CheckpointError,
