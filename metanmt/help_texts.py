@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 examples:
   metanmt prepare corpora/cldr.toml --out data
   metanmt prepare corpora/cldr.toml --languages is,ka,sw --out data-mine     other unseen languages
+  metanmt prepare corpora/cldr.toml --both-directions --out data-both          for runs that translate both ways
   metanmt prepare corpora/europe.toml --root ~/text/europe --out data-europe
   metanmt prepare corpora/lowres.toml --root ~/text/lowres --tokenizer run --out data-new    to fine-tune a run on
 """,
@@ -77,6 +78,7 @@ examples:
   metanmt fine-tune --init run --pair xx-en --train my.tsv --out tuned       dev: a tenth, 10 to 300 pairs
   metanmt fine-tune --init run --pair xx-en --train my.tsv --new-pieces 2000 --out tuned    a script new to the run
   metanmt fine-tune --init run --pair xx-en --train my.tsv --set fine_tune.soup=3 --out tuned    three runs averaged
+  metanmt fine-tune --init run --replay data --pair en-xx --train my.en my.xx --out into    into a language: a new tag
   metanmt fine-tune --init none --data data --pair fi-en --out scratch       from scratch
   metanmt fine-tune --init run --data data --pair fi-en --update adapters --out fi    a patch; the model stays as it is
   metanmt fine-tune --init run --data data --pair fi-en --update head --set model.head='["decoder"]' --out tuned

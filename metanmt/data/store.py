@@ -181,7 +181,10 @@ class TokenStore:
         """Return the sets of a pair with their sizes, and the digest of their tokens."""
         known = self.facts["pairs"]
         if str(pair) not in known:
-            raise UsageError(f"{self.folder} has no pair {pair}.", did_you_mean(str(pair), known))
+            remedy = did_you_mean(str(pair), known)
+            if str(pair.turned()) in known:
+                remedy = f"It has {pair.turned()}: metanmt prepare ... --both-directions makes both of the same text."
+            raise UsageError(f"{self.folder} has no pair {pair}.", remedy)
         return dict(known[str(pair)]["sets"])
 
     def train_sets(self, pair: Pair) -> list[str]:

@@ -79,6 +79,12 @@ def test_a_digest_of_the_tokens_and_one_of_all_that_is_trained_on(tmp_path: Path
     assert digest("de-en", "fi-en") == digest("fi-en", "de-en"), "as it was for folders without"
 
 
+def test_the_other_direction_of_a_pair_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no pair") as error:
+        make_store(tmp_path).sets(PAIR.turned())
+    assert f"It has {PAIR}: metanmt prepare ... --both-directions" in error.value.remedy
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left") as error,
