@@ -94,12 +94,28 @@ def words_of_run(
             if stop():
                 return kept, list(tasks)
             progress.note = f"{task} as a new language"
-            language, parts = task.pair.source, zip(tasks, found, strict=True)
-            others = merged(
-                (part for other, part in parts if language not in (other.pair.source, other.pair.target)), size
-            )
-            as_new.append(replace(task, unseen=UnseenLanguage(task.pair, task.bitext, tokenizer, others)))
+            as_new.append(replace(task, unseen=_as_new(task, tasks, found, tokenizer)))
             progress.advance(1)
     if unseen and not any(task.unseen and task.unseen.newcomers for task in as_new):
         say(f"No two languages with text enough are translated into the same one: {NO_NEWCOMER}")
     return kept or merged(found, size), as_new or list(tasks)
+
+
+def _as_new(
+    task: Task, tasks: Sequence[Task], found: Sequence[Counterparts], tokenizer: SentencePieceTokenizer
+) -> UnseenLanguage:
+    """Return the language of a task that can be met as a new one: its source, if other sources have its target too.
+
+    Else its target, if other languages are translated into its source.
+    """
+    sides = (task.pair.source, task.pair.target), (task.pair.target, task.pair.source)
+    for language, other in sides:
+        parts = zip(tasks, found, strict=True)
+        others = merged(
+            (part for item, part in parts if language not in (item.pair.source, item.pair.target)),
+            tokenizer.vocabulary_size,
+        )
+        if other in others.tables:
+            break
+    is_target = other in others.tables and language == task.pair.target
+    return UnseenLanguage(task.pair, task.bitext, tokenizer, others, is_target=is_target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -105,18 +105,18 @@ def begin_tag(model: PreTrainedModel, tags: Mapping[str, int], language: str, kn
 
 
 class OwnRows(nn.Module):
-    """Stands where an encoder has its table, which it has with rows behind it that belong to one language.
+    """Stands where a model has its table, which it has with rows behind it that belong to one language.
 
     Ids (B, S) in, embeddings (B, S, d) out.
 
     Args:
-        plain: the table (V, d) of the encoder.
-        rows: of ids V and on, (n, d).
+        plain: the table (V, d) of the encoder, or of the decoder.
+        own: rows of ids V and on, (n, d).
     """
 
-    def __init__(self, plain: nn.Embedding, rows: Tensor) -> None:
+    def __init__(self, plain: nn.Embedding, own: nn.Parameter) -> None:
         super().__init__()
-        self.plain, self.own = plain, nn.Parameter(rows.clone())
+        self.plain, self.own = plain, own
         self.scale = float(getattr(plain, "embed_scale", 1.0))
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -127,21 +127,49 @@ class OwnRows(nn.Module):
         return torch.where((places >= 0)[..., None], own, self.plain(input_ids.clamp_max(known - 1)))
 
 
+class OwnOutput(nn.Module):
+    """Stands where a model has its output projection, likewise: hidden states (..., d) in, logits (..., V + n) out."""
+
+    def __init__(self, plain: nn.Linear, own: nn.Parameter) -> None:
+        super().__init__()
+        self.plain, self.own = plain, own
+
+    @property
+    def weight(self) -> Tensor:
+        """The projection of known and own pieces, (V + n, d)."""
+        return torch.cat([self.plain.weight, self.own])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the logits."""
+        return functional.linear(hidden, self.weight)
+
+
 @contextmanager
-def own_rows(models: Sequence[PreTrainedModel], rows: Tensor) -> Iterator[nn.Parameter]:
-    """Let the encoders of models have more rows for the time being, each its own copy; yield those of the first.
+def own_rows(models: Sequence[PreTrainedModel], rows: Tensor, *, written: bool = False) -> Iterator[nn.Parameter]:
+    """Let models have more rows of embeddings for the time being, each its own copy; yield those of the first.
 
     Args:
-        models: which may be copies of each other; targets and output know nothing of it.
+        models: which may be copies of each other.
         rows: (n, d).
+        written: targets and output have them too; else the encoder alone.
     """
-    encoders = [model.get_encoder() for model in models]
-    tables = [encoder.embed_tokens for encoder in encoders]
-    grown = [OwnRows(table, rows) for table in tables]
-    for encoder, table in zip(encoders, grown, strict=True):
-        encoder.embed_tokens = table
+    copies = [nn.Parameter(rows.clone()) for _ in models]
+    with ExitStack() as stack:
+        for model, own in zip(models, copies, strict=True):
+            encoder, decoder = model.get_encoder(), model.get_decoder()
+            stack.enter_context(_instead(encoder, "embed_tokens", OwnRows(encoder.embed_tokens, own)))
+            if written:
+                stack.enter_context(_instead(decoder, "embed_tokens", OwnRows(decoder.embed_tokens, own)))
+                stack.enter_context(_instead(model, "lm_head", OwnOutput(model.lm_head, own)))
+        yield copies[0]
+
+
+@contextmanager
+def _instead(owner: nn.Module, name: str, module: nn.Module) -> Iterator[None]:
+    """Let a module stand in the place of one of another's for the time being."""
+    before = getattr(owner, name)
+    setattr(owner, name, module)
     try:
-        yield grown[0].own
+        yield
     finally:
-        for encoder, table in zip(encoders, tables, strict=True):
-            encoder.embed_tokens = table
+        setattr(owner, name, before)

@@ -59,6 +59,16 @@ def tasks(tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def into(tasks: list[Task], tokenizer: SentencePieceTokenizer) -> Task:
+    """English into German, which is met as a language that was never written."""
+    pair, size = Pair("en", "de"), tokenizer.vocabulary_size
+    text = toy.make_bitext(tokenizer, [line[::-1] for line in toy.lines(SENTENCES)], pair)
+    found = [find_counterparts(task.pair, task.bitext, tokenizer.special_ids(), size) for task in tasks[1:]]
+    language = UnseenLanguage(pair, text, tokenizer, merged(found, size), is_target=True)
+    return replace(tasks[0], pair=pair, bitext=text, unseen=language)
+
+
+@pytest.fixture
 def theta(tokenizer: SentencePieceTokenizer) -> PreTrainedModel:
     return toy.make_m2m100(tokenizer.vocabulary_size)
 
@@ -90,6 +100,25 @@ def test_it_says_the_same_in_pieces_of_its_own(tasks: list[Task], tokenizer: Sen
     assert texts == [line[0] for line in toy.lines(20)]
 
 
+def test_a_target_says_the_same_in_pieces_of_its_own(into: Task, tokenizer: SentencePieceTokenizer) -> None:
+    language, text = into.unseen, into.bitext.head(20)
+    assert language is not None
+    [newcomer] = language.newcomers = language.newcomers[1:]
+    read, start = language.read(text, np.random.default_rng(1))
+    assert start is not None
+    known, pieces = tokenizer.vocabulary_size, start.beginnings.pieces
+    own = read.target.ids >= known
+    assert 0.1 < own.mean() < 1
+    assert len(read.target.ids) < len(text.target.ids), "a piece of its own is longer"
+    assert {*read.target.ids[own], *read.source.ids[read.source.ids >= known]} == {*range(known, known + len(pieces))}
+    tag = known + int(np.searchsorted(pieces, tokenizer.targets["de"]))
+    assert set(read.source.ids[read.source.offsets[:-1]].tolist()) == {tag}
+    assert start.spelled[tag - known] == [tokenizer.targets["en"]], "the mean of those that were learned"
+    back = np.where(own, pieces[np.maximum(0, read.target.ids - known)], read.target.ids)
+    texts = newcomer.grown.decode([part.tolist() for part in np.split(back, read.target.offsets[1:-1])])
+    assert texts == [line[0] for line in toy.lines(20)]
+
+
 def test_its_own_embeddings_are_not_what_it_begins_as(tasks: list[Task]) -> None:
     """It would be met as a language that was seen."""
     read = [np.bincount(task.bitext.source.ids, minlength=1_000) for task in tasks]
@@ -115,10 +144,12 @@ def test_text_that_is_translated_into_it_is_left_out_too(
         assert set(kept.tables) == {task.pair.target for task in some}
         met.append([newcomer.start.beginnings for task in found if task.unseen for newcomer in task.unseen.newcomers])
     alone, among = met
-    assert len(alone) == len(among) == 2 * len(LANGUAGES), "of English nothing is known"
+    assert len(alone) == 2 * len(LANGUAGES)
     for one, other in zip(alone[:2], among[:2], strict=True):
         assert np.array_equal(one.pieces, other.pieces)
         assert np.array_equal(one.counterparts, other.counterparts)
+    written = [task.unseen is not None and task.unseen.newcomers[0].start.written for task in found]
+    assert written == [False, False, False, True], "of English nothing is known: German is new again, as the target"
 
 
 def test_a_run_that_is_stopped_meanwhile_keeps_what_it_has(
@@ -149,12 +180,16 @@ def test_without_another_language_nothing_is_known_of_it(tasks: list[Task], toke
     assert alone.read(text, np.random.default_rng(1)) == (text, None)
 
 
-def test_the_gradient_goes_through_the_beginning(tasks: list[Task], theta: PreTrainedModel) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_the_gradient_goes_through_the_beginning(
+    tasks: list[Task], into: Task, theta: PreTrainedModel, written: bool
+) -> None:
     """Against finite differences, in float64, along a direction that leaves the sizes of rows, taken as constants."""
     theta = theta.double()
-    [episode, *_] = episodes(tasks, 0)
+    [episode, *_] = episodes([into] if written else tasks, 0)
     start, query = episode.start, episode.query
     assert start is not None
+    assert start.written == written
     assert query is not None
     learner, table = learner_class("joint")(theta, Config()), theta.get_input_embeddings().weight
     with begun(learner.models, start):
@@ -177,7 +212,7 @@ def test_the_gradient_goes_through_the_beginning(tasks: list[Task], theta: PreTr
     derivative = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6  # small, or it meets kinks
     assert derivative == pytest.approx(float((whole * direction).sum()), rel=1e-4)
     theta.zero_grad()
-    with own_rows([theta], start.embeddings(table).detach()):
+    with own_rows([theta], start.embeddings(table).detach(), written=written):
         LOSS.backward(theta, query)
     assert table.grad is not None
     without = float((table.grad * direction).sum())
@@ -185,7 +220,8 @@ def test_the_gradient_goes_through_the_beginning(tasks: list[Task], theta: PreTr
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_every_learner_meets_new_languages(name: str, tasks: list[Task], theta: PreTrainedModel) -> None:
+def test_every_learner_meets_new_languages(name: str, tasks: list[Task], into: Task, theta: PreTrainedModel) -> None:
+    tasks = [*tasks[1:], into]
     config = Config(inner=InnerConfig(steps=2, learning_rate=0.1, hidden=4), outer=OuterConfig(learner=name))  # type: ignore[arg-type]
     learner = learner_class(name)(theta, config)
     names = [key for key, _ in theta.named_parameters()]
