@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -100,6 +101,15 @@ class Newcomer:
         cut = recut(text, self.tokenizer, self.grown, self.pair)
         target = self._with_own(cut.target) if self.start.written else cut.target
         return replace(cut, source=self._with_own(cut.source), target=target)
+
+    def reader(self) -> SentencePieceTokenizer:
+        """Return a tokenizer that decodes ids as `read` gives them."""
+        known, pieces = self.tokenizer.vocabulary_size, self.start.beginnings.pieces.tolist()
+        reader = copy(self.grown)
+        reader.decode = lambda ids: self.grown.decode(  # type: ignore[method-assign]
+            [[pieces[index - known] if index >= known else index for index in sentence] for sentence in ids]
+        )
+        return reader
 
     def _with_own(self, side: Side) -> Side:
         pieces = self.start.beginnings.pieces

@@ -81,8 +81,10 @@ class MetaValidation:
         if model.get_input_embeddings().num_embeddings != tokenizer.vocabulary_size:
             return
         if obstacle(model, tokenizer, update, lexicon=lexicon_of(model) is not None) is None:
-            met = {pair: meet(pair, train, tokenizer, counterparts, known=True) for pair, train, _ in self.pairs}
-            self.newcomers = {pair: newcomer for pair, newcomer in met.items() if newcomer is not None}
+            for pair, train, _ in self.pairs:
+                is_target = pair.target not in counterparts.tables
+                if newcomer := meet(pair, train, tokenizer, counterparts, known=True, is_target=is_target):
+                    self.newcomers[pair] = newcomer
 
     def __call__(
         self, learner: PreTrainedModel, initialization: nn.Module, *, stop: Callable[[], bool] = lambda: False
@@ -100,17 +102,19 @@ class MetaValidation:
         for pair, train, dev in self.pairs:
             load_weights(learner, initialization)
             seed_torch(DRAW)
+            tokenizer, written = self.tokenizer, False
             if newcomer := self.newcomers.get(pair):
                 before.append(self._zero_shot(learner, pair, dev, self.fine_tune.metric))
                 train, dev = newcomer.read(train), newcomer.read(dev)
                 rows = newcomer.start.embeddings(learner.get_input_embeddings().weight.detach())
+                tokenizer, written = newcomer.reader(), newcomer.start.written
             with (
-                own_rows([learner], rows) if newcomer else nullcontext(),
+                own_rows([learner], rows, written=written) if newcomer else nullcontext(),
                 passing_adapter(learner, self.config.adapter, wanted=self.fine_tune.update == "adapters"),
             ):
                 report = fine_tune(
                     learner,
-                    self.tokenizer,
+                    tokenizer,
                     pair,
                     train,
                     dev,

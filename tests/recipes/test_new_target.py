@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from metanmt.cli import main
+from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import UsageError
+from metanmt.meta.validation import MetaValidation
+from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from tests import toy
@@ -113,6 +117,26 @@ def test_data_of_both_directions(both: Path, run_of_both: Path, tmp_path: Path) 
     assert {"de-en", "en-de"} <= set(into["replayed"]["sets"])
     known = fine_tune.run(str(run_of_both), "en-de", tmp_path / "known", Text(data=both), QUICK)
     assert "target_tokens_a_sentence" not in known, "German was written in meta-training"
+
+
+def test_meta_validation_meets_a_new_target_as_fine_tuning_does(both: Path, run_of_both: Path) -> None:
+    model, tokenizer = load_checkpoint(run_of_both)
+    validate = MetaValidation(TokenStore.open(both), tokenizer, small_config("validation.metric=chrf"))
+    validate.meet(model, Counterparts.load(run_of_both / "best"))
+    into = Pair("en", "lv")
+    assert {pair: item.start.written for pair, item in validate.newcomers.items()} == {into: True, into.turned(): False}
+    [dev] = [dev for pair, _, dev in validate.pairs if pair == into]
+    newcomer = validate.newcomers[into]
+    read = newcomer.read(dev)
+    assert max(read.target.ids) >= tokenizer.vocabulary_size
+    texts = [
+        reader.decode([text.target.sentence(index).tolist() for index in range(len(dev))])
+        for reader, text in ((tokenizer, dev), (newcomer.reader(), read))
+    ]
+    assert texts[0] == texts[1]
+    result = validate(copy.deepcopy(model), model)
+    assert result is not None
+    assert result["adapted"]["loss"] < result["zero_shot"]["loss"]
 
 
 def test_the_command_says_so_in_its_data(tmp_path: Path) -> None:
