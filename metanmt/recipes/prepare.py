@@ -22,7 +22,7 @@ from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, wri
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.data.variants import in_both_directions, with_languages
 from metanmt.data.vectors import FOLDER as VECTORS
-from metanmt.errors import ConfigError, CorpusError, MetanmtError
+from metanmt.errors import ConfigError, CorpusError, MetanmtError, UsageError
 from metanmt.files import new_folder, refuse_existing, write_json
 from metanmt.nmt.folder import is_adapter
 from metanmt.runlog import Progress, say
@@ -138,6 +138,11 @@ def _given_tokenizer(manifest: Manifest, own: Path | None) -> Tokenizer | None:
     elif isinstance(found, SentencePieceTokenizer) and settings.source_form not in ("written", found.source_form):
         say(f"Sources are read as {settings.pretrained} has learned to: {found.source_form}")
     for item in manifest.pairs:
+        if isinstance(found, SentencePieceTokenizer) and item.pair.target not in found.targets:
+            raise UsageError(
+                f"The vocabulary of {settings.pretrained} has no tag for {item.pair.target}, to translate into it.",
+                f"metanmt fine-tune --pair {item.pair} adds it, and takes the files of the pair themselves: --train.",
+            )
         found.encode_target(["."], item.pair)
     return found
 

@@ -20,7 +20,7 @@ from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from tests import toy
-from tests.recipes.conftest import MANIFEST, small_config
+from tests.recipes.conftest import ALONE, MANIFEST, small_config
 from tests.recipes.test_fine_tune import QUICK
 
 INTO = Pair("en", "ka")
@@ -117,6 +117,13 @@ def test_data_of_both_directions(both: Path, run_of_both: Path, tmp_path: Path) 
     assert {"de-en", "en-de"} <= set(into["replayed"]["sets"])
     known = fine_tune.run(str(run_of_both), "en-de", tmp_path / "known", Text(data=both), QUICK)
     assert "target_tokens_a_sentence" not in known, "German was written in meta-training"
+
+
+def test_a_vocabulary_without_the_tag_is_named(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.toml").write_text(ALONE, encoding="utf-8")
+    with pytest.raises(UsageError, match="has no tag for is") as caught:
+        prepare.run(tmp_path / "alone.toml", tmp_path / "data", both_directions=True, tokenizer=str(run_folder))
+    assert "metanmt fine-tune --pair en-is" in caught.value.remedy
 
 
 def test_meta_validation_meets_a_new_target_as_fine_tuning_does(both: Path, run_of_both: Path) -> None:
