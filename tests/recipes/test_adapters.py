@@ -20,6 +20,7 @@ from metanmt.data.cldr import sentence_pairs
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, ConfigError, UsageError
+from metanmt.nmt import start as starting
 from metanmt.nmt.checkpoint import load_checkpoint, load_with_adapter, save_checkpoint
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import analyze, evaluate, export, fine_tune, meta_train, prepare, translate
@@ -264,7 +265,8 @@ def test_the_base_of_an_adapter_is_not_replaced(
     def loaded(*arguments: Any) -> None:
         raise AssertionError("refused before any work")
 
-    for module, name in ((export, "load_checkpoint"), (fine_tune, "load_checkpoint"), (fine_tune, "load_with_adapter")):
+    loaders = (export, "load_checkpoint"), (starting, "load_checkpoint"), (starting, "load_with_adapter")
+    for module, name in loaders:
         monkeypatch.setattr(module, name, loaded)
     (tmp_path / "link").symlink_to(own / "base")
     for out in (own / "base", own, tmp_path / "link"):
