@@ -118,6 +118,9 @@ class Start:
                 "Let all or the embeddings move (--update all), of a run without a universal lexicon.",
             )
         say(f"{self.init} translates into {known}: the tag of {pair.target} is new, and begins as their mean")
+        begin = pair.target.lower()[:2]
+        if alike := next((code for code in tokenizer.targets if code.lower().startswith(begin)), None):
+            say(f"Note: is {alike} the same language? Then stop here (Ctrl-C) and call it that.")
         grow_embeddings(network, tokenizer.vocabulary_size, [list(tokenizer.targets.values())])
         return tokenizer.with_target(pair.target)
 

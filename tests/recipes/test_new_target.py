@@ -72,6 +72,19 @@ def test_from_a_run_into_english(
     assert own.encode_source(english, INTO)[0][0] != own.encode_source(english, Pair("ka", "en"))[0][0]
 
 
+@pytest.mark.parametrize(("target", "noted"), [("eng", True), ("EN", True), ("ka", False)])
+def test_another_code_of_a_known_target_is_noted(
+    run_folder: Path,
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+    noted: bool,
+) -> None:
+    fine_tune.run(str(run_folder), f"xx-{target}", tmp_path / "tuned", Text(train_files=files), QUICK)
+    assert ("is en the same language?" in capsys.readouterr().err) == noted
+
+
 def test_what_is_adapted_translates_and_goes_on_to_be_adapted(
     run_folder: Path, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
