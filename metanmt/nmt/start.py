@@ -52,7 +52,7 @@ class NewLanguage:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingPoint:
     """What is adapted."""
 
     init: str

@@ -86,7 +86,7 @@ def text_to_adapt_on(
     *,
     budget_words: int | None,
     new_pieces: int,
-    of_target: bool = False,
+    is_target: bool = False,
     seed: int,
 ) -> Tokenised:
     """Return the text as the model reads it: drawn, with a dev set, cut into the pieces that it is to have.
@@ -99,10 +99,10 @@ def text_to_adapt_on(
         budget_words: target words to draw; None for all.
         new_pieces: of the language's own, at most, that the tokenizer is to have too, or AS_NEEDED; 0 where there is
             an `nmt.vocabulary.obstacle`.
-        of_target: that language is the target.
+        is_target: that language is the target.
         seed: of the budget's draw, and of what is held out.
     """
-    whole, foreign = train, _foreign(train, of_target)
+    whole, foreign = train, _foreign(train, is_target)
     if new_pieces == AS_NEEDED:
         new_pieces = NEEDED if foreign else 0
     if not (new_pieces and foreign):  # or else they make sentences short enough
@@ -129,7 +129,7 @@ def text_to_adapt_on(
         _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
     read = Tokenised(train, dev, tokenizer)
     if new_pieces:
-        read = _with_new_pieces(read, pair, new_pieces, facts, of_target)
+        read = _with_new_pieces(read, pair, new_pieces, facts, is_target)
         read = replace(read, train=_short_enough(read.train, str(pair), tokenizer, facts))
     return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", tokenizer, facts, "in dev"))
 
@@ -164,12 +164,12 @@ def whole_sets(
     return train, dev
 
 
-def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any], of_target: bool) -> Tokenised:
+def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, Any], is_target: bool) -> Tokenised:
     """Return the text cut by a vocabulary that has pieces of the language's own too."""
-    side = "target" if of_target else "source"
+    side = "target" if is_target else "source"
     assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
     sentences = texts_of(getattr(read.train, side), read.tokenizer)
-    grown, spelled = with_own_pieces(read.tokenizer, sentences, most, of_targets=of_target)
+    grown, spelled = with_own_pieces(read.tokenizer, sentences, most, of_targets=is_target)
     train, dev = (recut(part, read.tokenizer, grown, pair) for part in (read.train, read.dev))
     before, after = (float(getattr(part, side).offsets[-1]) / len(part) for part in (read.train, train))
     language = getattr(pair, side)

@@ -29,7 +29,7 @@ from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import update_weights
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.start import SCRATCH, Start
+from metanmt.nmt.start import SCRATCH, StartingPoint
 from metanmt.nmt.tuning import TuningReport, batch_tokens
 from metanmt.nmt.tuning_text import (
     Text,
@@ -87,7 +87,7 @@ def run(
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
-    start = Start(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
+    start = StartingPoint(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     known = _known(init, pair, replay, text, config)
     network, read, drawn = _prepared(start, pair, text, config)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
@@ -190,7 +190,7 @@ def _known(init: str, pair: Pair, folder: Path | None, text: Text, config: FineT
 
 
 def _prepared(
-    start: Start, pair: Pair, text: Text, config: FineTuneConfig
+    start: StartingPoint, pair: Pair, text: Text, config: FineTuneConfig
 ) -> tuple[PreTrainedModel, Tokenised, dict[str, Any]]:
     """Return the model, the text, and what was drawn, dropped or added."""
     store = TokenStore.open(text.data) if text.data else None
@@ -213,7 +213,7 @@ def _prepared(
         *(train, dev, pair, tokenizer, facts),
         budget_words=text.budget_words,
         new_pieces=new.pieces,
-        of_target=new.is_target,
+        is_target=new.is_target,
         seed=start.seed,
     )
     if network is None:
