@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from metanmt import __version__, help_texts
-from metanmt.commands import comparing, learning, using
+from metanmt.commands import adapting, comparing, learning, using
 from metanmt.errors import MetanmtError
 from metanmt.runlog import say
 
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"metanmt {__version__}")
     top.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, add_arguments, command in (*learning.COMMANDS, *using.COMMANDS, *comparing.COMMANDS):
+    for name, add_arguments, command in (*learning.COMMANDS, *adapting.COMMANDS, *using.COMMANDS, *comparing.COMMANDS):
         summary, epilog = help_texts.COMMANDS[name]
         sub = commands.add_parser(
             name,

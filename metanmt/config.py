@@ -187,6 +187,7 @@ class FineTuneConfig:
     replay: float = setting(
         1.0, "target tokens of meta-train text learned beside each one of the pair's, where all weights move; 0: none"
     )
+    synthetic: float = setting(1.0, "target tokens of text translated back (--mono) learned beside each of the pair's")
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
     min_updates: int = setting(60, "updates at least, however small the corpus")
@@ -226,7 +227,9 @@ LEARNERS_OWN = {
 LOGGING = ("run.keep", "run.log_every", "run.checkpoint_minutes")  # what is logged and kept, and when
 FREE = ("batch.micro_tokens", *LOGGING)  # how a run is computed and logged, not what
 _CHOOSING = ("metric", "max_epochs", "min_updates", "max_updates", "evaluations", "patience", "dev_sentences")
-OF_FINE_TUNING_ALONE = tuple(f"fine_tune.{name}" for name in (*_CHOOSING, "soup", "new_pieces", "align", "replay"))
+OF_FINE_TUNING_ALONE = tuple(
+    f"fine_tune.{name}" for name in (*_CHOOSING, "soup", "new_pieces", "align", "replay", "synthetic")
+)
 """Settings that meta-validation, which fine-tunes too, has of its own: a meta-training does not depend on these."""
 
 FREE_IN_A_RUN = (*FREE, *OF_FINE_TUNING_ALONE)

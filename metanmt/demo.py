@@ -1,6 +1,7 @@
 """`metanmt demo`: the whole road on the embedded corpus.
 
-It only calls the recipes, prints the command that each call stands for, and gathers their results in a table.
+It only calls the recipes, several at a time where there are cores for it, says by which commands the same is done by
+hand, and gathers the results in a table.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metanmt.config import load_config
+from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
+from metanmt.config import Config, load_config
 from metanmt.data.language import Pair
 from metanmt.data.manifest import load_manifest, shipped_manifest
 from metanmt.data.store import TokenStore
@@ -24,7 +27,7 @@ from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
 from metanmt.report import table
-from metanmt.runlog import duration, say
+from metanmt.runlog import Progress, duration, say
 
 CONFIG = "tiny"
 LEARNERS = ("joint", "fomaml", "aligned")
@@ -33,10 +36,99 @@ SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.se
 TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")
 SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
 EXAMPLES = 3
+MOST_JOBS = 4  # of a gigabyte each
+ADAPTING, SCORING = 100_000, 30_000  # target tokens that they take the time of, about
+
+
+@dataclass(frozen=True)
+class Training:
+    """A meta-training."""
+
+    learner: str
+    settings: Sequence[str]
+    data: Path
+    run: Path
+    joint_phase: Path | None  # the run whose joint phase it takes over
+
+    @property
+    def config(self) -> Config:
+        """The configuration of its learner."""
+        return load_config(Path(self.learner), self.settings)
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What does the same by hand."""
+        taken = f" --joint-phase {self.joint_phase}" if self.joint_phase else ""
+        return (f"meta-train {self.learner} --data {self.data} --out {self.run}{_given(self.settings)}{taken}",)
+
+    @property
+    def cost(self) -> float:
+        """Target tokens that it takes the time of."""
+        outer = self.config.outer
+        return outer.max_target_tokens * (1 - outer.joint_share if self.joint_phase else 1)
+
+    def work(self) -> None:
+        """Do it, from where it was interrupted."""
+        meta_train.run(self.config, self.data, self.run, resume=self.run.exists(), joint_phase=self.joint_phase)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model of a pair scores: of a run as it is, or adapted first."""
+
+    pair: str
+    arm: str
+    data: Path
+    init: str
+    model: Path  # what is scored: `init`, or where what is adapted goes
+    settings: Sequence[str] = ()
+    budget_words: int = 0
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What does the same by hand."""
+        text = f"--data {self.data} --pair {self.pair}"
+        scored = f"evaluate --model {self.model} {text} --bootstrap 0"
+        if not self.budget_words:
+            return (scored,)
+        adapt = f"fine-tune --init {self.init} {text} --budget {self.budget_words} --out {self.model}"
+        return f"{adapt}{_given(self.settings)}", scored
+
+    @property
+    def cost(self) -> float:
+        """Target tokens that it takes the time of."""
+        return SCORING + (ADAPTING if self.budget_words else 0)
+
+    @property
+    def result(self) -> Path:
+        """The file that `evaluate` writes."""
+        return self.model / "evaluation" / f"{self.pair}.test.json"
+
+    def work(self) -> None:
+        """Do it, unless it is done."""
+        if self.budget_words and not _tuned_whole(self.model):
+            config = load_config(Path(CONFIG), self.settings)
+            text = Text(data=self.data, budget_words=self.budget_words)
+            facts = fine_tune.run(
+                *(self.init, self.pair, self.model, text, config.fine_tune), model=config.model, overwrite=True
+            )
+            if facts["stop_requested"]:
+                raise KeyboardInterrupt(STOPPED)
+        if not self.result.is_file():
+            evaluate.run(model=self.model, pair=self.pair, data=self.data, bootstrap=0)
+
+    def row(self) -> dict[str, Any]:
+        """Return the result."""
+        return {**read_object(self.result), "arm": self.arm}
 
 
 def run(
-    out: Path, *, languages: Sequence[str] = (), budget_words: int = 2000, target_tokens: int | None = None
+    out: Path,
+    *,
+    languages: Sequence[str] = (),
+    budget_words: int = 2000,
+    target_tokens: int | None = None,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Prepare, meta-train by three learners at equal cost, adapt to every unseen language, evaluate.
 
@@ -45,9 +137,10 @@ def run(
         languages: unseen languages to use instead of the default four.
         budget_words: English words to adapt on.
         target_tokens: cost of each meta-training, if not the configuration's.
+        jobs: how many pieces of work run at a time (default: one a GPU, else one a CPU core, at most four).
 
     Returns:
-        "rows": a dict a language and arm with its scores; "examples"; "signatures"; "elapsed_seconds".
+        "rows": a dict a language and arm with its scores; "examples"; "elapsed_seconds".
     """
     if budget_words < 1:
         raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
@@ -56,67 +149,74 @@ def run(
     _same_demo(out, {"languages": list(languages), "budget_words": budget_words, "target_tokens": target_tokens})
     data = out / "data"
     chosen = f" --languages {','.join(languages)}" if languages else ""
-    _command(f"prepare cldr --out {data}{chosen}")
+    say(f"\n$ metanmt prepare cldr --out {data}{chosen}")
     if not data.exists():
         prepare.run(shipped_manifest("cldr"), data, languages=languages)
-    pairs = TokenStore.open(data).pairs("meta-test")
-    runs = {learner: out / f"run-{learner}" for learner in LEARNERS}
     settings = [*SHORT, *([f"outer.max_target_tokens={target_tokens}"] if target_tokens else [])]
-    configs = {learner: load_config(Path(learner), settings) for learner in LEARNERS}
-    first, *others = LEARNERS
-    for learner, folder in runs.items():
-        taken = runs[first] if learner in others and same_joint_phase(configs[learner], configs[first]) else None
-        given = "".join(f" --set {setting}" for setting in settings)
-        given += f" --joint-phase {taken}" if taken else ""
-        _command(f"meta-train {learner} --data {data} --out {folder}{given}")
-        meta_train.run(configs[learner], data, folder, resume=folder.exists(), joint_phase=taken)
-    rows = []
-    for pair in pairs:
-        rows += _language(pair, data, out, runs, budget_words)
+    trainings = _trainings(data, out, settings)
+    pairs = [str(pair) for pair in TokenStore.open(data).pairs("meta-test")]
+    scores = [score for pair in pairs for score in _scores(pair, data, out, budget_words)]
+    _say_commands([*trainings, *(score for score in scores if score.pair == pairs[0])], pairs[1:])
+    first = LEARNERS[0]
+    pieces = [Piece(item.learner, item, item.cost, first if item.joint_phase else None) for item in trainings]
+    by_run = {str(item.run): item.learner for item in trainings}
+    pieces += [Piece(f"{item.pair}, {item.arm}", item, item.cost, by_run.get(item.init)) for item in scores]
+    jobs = min(job_count(jobs, len(pieces)), jobs or MOST_JOBS)
+    say(f"\nThat is {len(pieces)} pieces of work: {jobs} at a time, each with {thread_count(jobs)} CPU threads")
+    with Progress("demo", sum(piece.cost for piece in pieces), "target tokens") as progress:
+        run_all(pieces, _work, jobs, progress)
+    rows = [score.row() for score in scores]
     return {
         "budget_words": budget_words,
-        "cost_target_tokens": target_tokens or load_config(Path(CONFIG), SHORT).outer.max_target_tokens,
+        "cost_target_tokens": trainings[0].config.outer.max_target_tokens,
         "rows": rows,
         "examples": _examples(rows, data),
         "elapsed_seconds": round(time.monotonic() - started, 1),
     }
 
 
-def _language(pair: Pair, data: Path, out: Path, runs: dict[str, Path], budget_words: int) -> list[dict[str, Any]]:
-    """Return the rows of one unseen language: zero-shot, from scratch, and adapted from each initialisation."""
-    rows = [_scored(pair, f"{learner}, zero-shot", folder, data) for learner, folder in runs.items()]
-    for arm, init in (("from scratch", start.SCRATCH), *((f"{name}, adapted", str(runs[name])) for name in runs)):
-        tuned = out / "tuned" / f"{pair}-{arm.replace(', ', '-').replace(' ', '-')}"
-        settings = SCRATCH if init == start.SCRATCH else TUNING
-        given = "".join(f" --set {setting}" for setting in settings)
-        _command(f"fine-tune --init {init} --data {data} --pair {pair} --budget {budget_words} --out {tuned}{given}")
-        config = load_config(Path(CONFIG), settings)
-        if not _tuned_whole(tuned):
-            facts = fine_tune.run(
-                init,
-                str(pair),
-                tuned,
-                Text(data=data, budget_words=budget_words),
-                config.fine_tune,
-                model=config.model,
-                overwrite=True,
-            )
-            if facts["stop_requested"]:
-                raise KeyboardInterrupt("Stopped; the same command goes on.")
-        rows.append(_scored(pair, arm, tuned, data))
-    return rows
+def _work(item: Training | Score) -> None:
+    item.work()
+
+
+def _trainings(data: Path, out: Path, settings: Sequence[str]) -> list[Training]:
+    """Return the meta-trainings; those that begin like the first take its joint phase over."""
+    first, *others = (Training(learner, settings, data, out / f"run-{learner}", None) for learner in LEARNERS)
+    alike = {item.learner for item in others if same_joint_phase(item.config, first.config)}
+    return [first, *(replace(item, joint_phase=first.run if item.learner in alike else None) for item in others)]
+
+
+def _scores(pair: str, data: Path, out: Path, budget_words: int) -> list[Score]:
+    """Return what is scored of one unseen language: zero-shot, from scratch, and adapted from each initialisation."""
+    runs = {learner: out / f"run-{learner}" for learner in LEARNERS}
+    zero_shot = [Score(pair, f"{learner}, zero-shot", data, str(run), run) for learner, run in runs.items()]
+    arms = {"from scratch": start.SCRATCH, **{f"{learner}, adapted": str(run) for learner, run in runs.items()}}
+    return zero_shot + [
+        Score(
+            *(pair, arm, data, init, out / "tuned" / f"{pair}-{arm.replace(', ', '-').replace(' ', '-')}"),
+            settings=SCRATCH if init == start.SCRATCH else TUNING,
+            budget_words=budget_words,
+        )
+        for arm, init in arms.items()
+    ]
+
+
+def _say_commands(items: Sequence[Training | Score], others: Sequence[str]) -> None:
+    """Say by which commands one language comes to its results, as the others do."""
+    for item in items:
+        say("\n" + "\n".join(f"$ metanmt {command}" for command in item.commands))
+    if others:
+        say(f"\nand likewise for {', '.join(others)}.")
+
+
+def _given(settings: Sequence[str]) -> str:
+    return "".join(f" --set {setting}" for setting in settings)
 
 
 def _tuned_whole(folder: Path) -> bool:
     """Return whether a fine-tuning is there that was not stopped before its end."""
     facts = folder / TUNING_FILE
     return facts.is_file() and not read_object(facts)["interrupted"]
-
-
-def _scored(pair: Pair, arm: str, model: Path, data: Path) -> dict[str, Any]:
-    _command(f"evaluate --model {model} --data {data} --pair {pair} --bootstrap 0")
-    facts = evaluate.run(model=model, pair=str(pair), data=data, bootstrap=0)
-    return {"pair": str(pair), "arm": arm, **facts}
 
 
 def _same_demo(out: Path, settings: dict[str, Any]) -> None:
@@ -174,7 +274,3 @@ def format_results(results: dict[str, Any]) -> str:
         lines += [f"{example['pair']}  {example['source']}", f"   ->  {example['hypothesis']}"]
         lines += [f"  ref  {example['reference']}", ""]
     return "\n".join([*lines, f"Done in {duration(results['elapsed_seconds'])}."])
-
-
-def _command(arguments: str) -> None:
-    say(f"\n$ metanmt {arguments}")

@@ -79,6 +79,7 @@ examples:
   metanmt fine-tune --init run --pair xx-en --train my.tsv --new-pieces 2000 --out tuned    a script new to the run
   metanmt fine-tune --init run --pair xx-en --train my.tsv --set fine_tune.soup=3 --out tuned    three runs averaged
   metanmt fine-tune --init run --replay data --pair en-xx --train my.en my.xx --out into    into a language: a new tag
+  metanmt fine-tune --init run --replay data --pair en-xx --train my.en my.xx --mono more.xx --back tuned --out into
   metanmt fine-tune --init none --data data --pair fi-en --out scratch       from scratch
   metanmt fine-tune --init run --data data --pair fi-en --update adapters --out fi    a patch; the model stays as it is
   metanmt fine-tune --init run --data data --pair fi-en --update head --set model.head='["decoder"]' --out tuned
@@ -189,12 +190,13 @@ examples:
 """,
     ),
     "demo": (
-        "Run the whole road on the embedded corpus and end in a table; every step prints the command that does it.",
+        "Run the whole road on the embedded corpus and end in a table; it says by which commands the same is done.",
         """\
 examples:
   metanmt demo
   metanmt demo --languages is,ka,sw --out my-demo                            languages of your choice
   metanmt demo --tokens 3000000                                              more meta-training
+  metanmt demo --jobs 1                                                      one after another, with all cores
 """,
     ),
 }

@@ -27,7 +27,7 @@ RANGES = (
     (
         "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
         "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
-        "fine_tune.min_updates fine_tune.replay run.checkpoint_minutes run.seed",
+        "fine_tune.min_updates fine_tune.replay fine_tune.synthetic run.checkpoint_minutes run.seed",
         0,
         math.inf,
         "not be negative",

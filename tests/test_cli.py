@@ -13,7 +13,7 @@ import pytest
 
 from metanmt import help_texts
 from metanmt.cli import main
-from metanmt.commands import learning, using
+from metanmt.commands import adapting, using
 
 COMMANDS = ("prepare", "meta-train", "fine-tune", "translate", "evaluate", "demo", "report")
 
@@ -236,7 +236,7 @@ def test_which_weights_fine_tune_kept_is_said(
     scores = {"update": more.get("best", 0), "chrf": 60.4, "bleu": 50.0}
     facts = {"updates": 0, "soup": 0, **more, "init": init, "history": [scores], "best": scores, "interrupted": False}
     sizes = {"sentences": 90, "train_words": 500, "elapsed_seconds": 3.0, "weights_bytes": 10**6}
-    monkeypatch.setattr(learning, "check_at_once", lambda *arguments, **more: None)
+    monkeypatch.setattr(adapting, "check_at_once", lambda *arguments, **more: None)
     monkeypatch.setattr(fine_tune, "run", lambda *arguments, **more: facts | sizes)
     assert main(["fine-tune", "--init", init, "--data", "d", "--pair", "fi-en", "--out", "o"]) == 0
     assert said in capsys.readouterr().out

@@ -43,10 +43,10 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(MetanmtError, match="xqx"):
         demo.run(out, budget_words=60, languages=["xqx"])  # a slip, which must not block the folder
     with pytest.raises(KeyboardInterrupt):
-        demo.run(out, budget_words=60)
+        demo.run(out, budget_words=60, jobs=1)
     with pytest.raises(UsageError, match="not of this demo"):
         demo.run(out, budget_words=61)
-    results = demo.run(out, budget_words=60)
+    results = demo.run(out, budget_words=60, jobs=1)
     learners = ["joint", "fomaml", "aligned"]
     arms = [*(f"{name}, zero-shot" for name in learners), "from scratch", *(f"{name}, adapted" for name in learners)]
     assert [row["arm"] for row in results["rows"]] == arms
@@ -55,7 +55,8 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert all(arm in text for arm in arms)
     assert "nrefs:1" in text
     printed = capsys.readouterr()
-    assert "$ metanmt meta-train aligned" in printed.err
+    for command in ("meta-train aligned", f"evaluate --model {out}/run-joint", "fine-tune --init none"):
+        assert f"$ metanmt {command}" in printed.err
     assert printed.out == ""
 
 
@@ -76,10 +77,21 @@ def test_an_adaptation_that_was_stopped_is_made_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fine_tune, "run", stopped)
     tuned = out / "tuned" / "fi-en-from-scratch" / TUNING_FILE
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
-        demo.run(out, budget_words=60)
+        demo.run(out, budget_words=60, jobs=1)
     assert '"interrupted": true' in tuned.read_text(encoding="utf-8")
-    demo.run(out, budget_words=60)
+    demo.run(out, budget_words=60, jobs=1)
     assert '"interrupted": false' in tuned.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("small")
+def test_several_at_a_time_come_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With as many threads for each; and the joint phase that one takes over is there before."""
+    alone, together = (demo.run(tmp_path / str(jobs), budget_words=60, jobs=jobs) for jobs in (1, 2))
+    assert "2 at a time" in capsys.readouterr().err
+    assert [row["arm"] for row in alone["rows"]] == [row["arm"] for row in together["rows"]]
+    for one, other in zip(alone["rows"], together["rows"], strict=True):
+        scores = [row["scores"]["chrf"]["score"] for row in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=5)  # threads may round otherwise
 
 
 @pytest.mark.usefixtures("small")

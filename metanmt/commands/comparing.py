@@ -78,6 +78,12 @@ def _demo_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--budget", type=positive, default=2000, metavar="WORDS", help="English words to adapt on")
     sub.add_argument("--tokens", type=positive, default=None, metavar="N", help="cost of each meta-training")
+    sub.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="pieces of work at a time (default: one a GPU, else one a CPU core, at most 4, of a gigabyte each)",
+    )
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -85,7 +91,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     from metanmt import demo
 
     results = demo.run(
-        arguments.out, languages=arguments.languages, budget_words=arguments.budget, target_tokens=arguments.tokens
+        arguments.out,
+        languages=arguments.languages,
+        budget_words=arguments.budget,
+        target_tokens=arguments.tokens,
+        jobs=arguments.jobs,
     )
     if arguments.json:
         print_json(results)

@@ -92,6 +92,14 @@ class Bitext:
         """Return these sentence pairs, copied into memory."""
         return Bitext(self.source.take(indices), self.target.take(indices), np.asarray(self.target_words[indices]))
 
+    def followed_by(self, other: Bitext) -> Bitext:
+        """Return these sentence pairs and others behind them, copied into memory."""
+        source, target = (
+            Side(np.concatenate([one.ids, two.ids]), np.concatenate([one.offsets, one.offsets[-1] + two.offsets[1:]]))
+            for one, two in ((self.source, other.source), (self.target, other.target))
+        )
+        return Bitext(source, target, np.concatenate([self.target_words, other.target_words]))
+
     def turned(self) -> Bitext:
         """Return the pairs the other way round; the words are those that were counted, of what is the source now."""
         return Bitext(self.target, self.source, self.target_words)

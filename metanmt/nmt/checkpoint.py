@@ -149,15 +149,19 @@ def base_folder(folder: Path) -> Path:
     return open_base(folder).folder if is_adapter(folder) else folder
 
 
+def tuned_pair(path: Path) -> Pair | None:
+    """Return which pair a checkpoint was fine-tuned for; None if for none, or if that is not known."""
+    try:
+        return Pair.parse(read_object(checkpoint_folder(path) / TUNING_FILE)["pair"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+        return None
+
+
 def say_if_tuned_for_another(path: Path, pair: Pair) -> None:
     """Say so if a checkpoint was fine-tuned to translate from another language."""
-    folder = checkpoint_folder(path)
-    try:
-        tuned = Pair.parse(read_object(folder / TUNING_FILE)["pair"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
-        return
-    if tuned.source != pair.source:
-        say(f"Note: {folder} was fine-tuned for {tuned}, from another language than that of {pair}.")
+    tuned = tuned_pair(path)
+    if tuned is not None and tuned.source != pair.source:
+        say(f"Note: {checkpoint_folder(path)} was fine-tuned for {tuned}, from another language than that of {pair}.")
 
 
 def keep_base(path: Path, out: Path, *, as_base: bool = False) -> None:

@@ -42,7 +42,7 @@ class NewLanguage:
         """Let its pieces, and its tag if it is the target, begin by the counterparts; return how many pieces do."""
         assert self.counterparts is not None
         assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
-        train = read.train
+        train = read.with_synthetic
         if self.is_target:
             begin_tag(network, read.tokenizer.targets, pair.target, self.counterparts.tables)
             train, pair = train.turned(), pair.turned()

@@ -36,7 +36,8 @@ RESAMPLES = 200  # of the dev sentences, for a standard error
 DEV_TOKENS = 1_000  # padded tokens of a pass over the dev set; its logits take 4 bytes x vocabulary x tokens, thrice
 
 
-Replayed = Callable[[int, int], Sequence[Batch]]  # by the seed and an update's number: what is learned beside the text
+# By the seed and an update's number: batches that are learned beside the text's, and how much each one's loss counts.
+Beside = Callable[[int, int], Sequence[tuple[Batch, float]]]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def fine_tune(
     micro_tokens: int = 1_000,
     precision: str = "auto",
     label: str = "fine-tuning",
-    replay: Replayed | None = None,
+    beside: Beside | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TuningReport:
     """Adapt a model in place to a pair and leave the best weights in it; the unadapted ones are a candidate.
@@ -213,10 +214,10 @@ def fine_tune(
         micro_tokens: padded tokens of a forward-backward pass.
         precision: see `nmt.precision.mixed`.
         label: for the progress bar.
-        replay: of what the model is from; its loss, a mean over batches, counts `config.replay` times.
+        beside: what is learned at each update beside a batch of the text, whose loss counts 1.
         stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
-    config, dev = config.resolved(replayed=replay is not None), dev.head(config.dev_sentences)
+    config, dev = config.resolved(replayed=beside is not None), dev.head(config.dev_sentences)
     loss, judge = Loss(config.label_smoothing, precision), Loss(0.0, precision)
     set_pair(model, pair)
     say_if_unknown(model, pair.source)
@@ -239,7 +240,7 @@ def fine_tune(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, update, total)
-            parts = [(batch, 1.0), *(_weighted(replay(seed, update), config.replay) if replay else ())]
+            parts = [(batch, 1.0), *(beside(seed, update) if beside else ())]
             halvings = _accumulate_gradient(model, optimizer, loss, parts, halvings)
             clip_gradient(moving, config.clip_norm)
             optimizer.step()
@@ -261,11 +262,6 @@ def fine_tune(
         parameter.grad = None
     model.eval()
     return report
-
-
-def _weighted(batches: Sequence[Batch], weight: float) -> list[tuple[Batch, float]]:
-    """Return batches each with its part of the weight."""
-    return [(batch, weight / len(batches)) for batch in batches]
 
 
 def _accumulate_gradient(

@@ -36,7 +36,10 @@ SentencePairs = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Text:
-    """Where the text of a fine-tuning comes from: sets of a data folder, or a user's own files."""
+    """Where the text of a fine-tuning comes from: sets of a data folder, or a user's own files.
+
+    And text of the target language alone, with a checkpoint that translates it back.
+    """
 
     data: Path | None = None
     train_set: str = "train"
@@ -44,6 +47,8 @@ class Text:
     budget_words: int | None = None
     train_files: Sequence[Path] = ()
     dev_files: Sequence[Path] = ()
+    mono_files: Sequence[Path] = ()
+    back: Path | None = None
 
     def check(self) -> None:
         """Raise a UsageError if it is not given once, if there are two uses for a set, or none."""
@@ -54,6 +59,13 @@ class Text:
         if self.train_files and (self.train_set, self.dev_set) != (Text.train_set, Text.dev_set):
             raise UsageError(
                 "--train-set and --dev-set name sets of a data folder.", "Leave them out, or give --data for --train."
+            )
+        if bool(self.mono_files) != bool(self.back):
+            given, wanted = ("--mono", "--back TUNED") if self.mono_files else ("--back", "--mono FILE")
+            raise UsageError(
+                f"{given} is of no use by itself: a model of the pair the other way round translates text of the "
+                "target language.",
+                f"Add {wanted}, or leave {given} out.",
             )
         if self.data and self.train_set == self.dev_set:
             raise UsageError(
@@ -70,6 +82,12 @@ class Tokenised:
     dev: Bitext
     tokenizer: Tokenizer
     spelled: Sequence[Sequence[int]] = ()  # of every piece that the tokenizer has gained: its ids before
+    synthetic: Bitext | None = None  # sentence pairs beside them, whose sources were translated back
+
+    @property
+    def with_synthetic(self) -> Bitext:
+        """All that is adapted on."""
+        return self.train if self.synthetic is None else self.train.followed_by(self.synthetic)
 
     @property
     def train_words(self) -> int:
@@ -85,27 +103,22 @@ def text_to_adapt_on(
     facts: dict[str, Any],
     *,
     budget_words: int | None,
-    new_pieces: int,
-    is_target: bool = False,
+    cut_anew: bool,
     seed: int,
 ) -> Tokenised:
-    """Return the text as the model reads it: drawn, with a dev set, cut into the pieces that it is to have.
+    """Return the text: drawn, and with a dev set.
 
     Args:
         train, dev: the whole of it, as `whole_sets` has it.
         pair: which pair.
         tokenizer: of the model, by which it is cut.
-        facts: what was drawn, dropped and held out is noted in it, and what the tokenizer has gained.
+        facts: what was drawn, dropped and held out is noted in it.
         budget_words: target words to draw; None for all.
-        new_pieces: of the language's own, at most, that the tokenizer is to have too, or AS_NEEDED; 0 where there is
-            an `nmt.vocabulary.obstacle`.
-        is_target: that language is the target.
+        cut_anew: it is going to be cut into other pieces, and then is short enough.
         seed: of the budget's draw, and of what is held out.
     """
-    whole, foreign = train, _foreign(train, is_target)
-    if new_pieces == AS_NEEDED:
-        new_pieces = NEEDED if foreign else 0
-    if not (new_pieces and foreign):  # or else they make sentences short enough
+    whole = train
+    if not cut_anew:
         train = _short_enough(train, str(pair), tokenizer, facts)
     usable = train
     if budget_words is not None:
@@ -127,11 +140,33 @@ def text_to_adapt_on(
         train, dev = hold_out(train, tokenizer, seed)
         say(f"No dev set: {len(dev)} sentence pairs are held out to choose by")
         _note_dropped({"also held out": before - len(train) - len(dev)}, facts)
-    read = Tokenised(train, dev, tokenizer)
+    return Tokenised(train, dev, tokenizer)
+
+
+def in_its_pieces(
+    read: Tokenised, pair: Pair, facts: dict[str, Any], *, new_pieces: int, is_target: bool = False
+) -> Tokenised:
+    """Return the text as the model reads it: cut into the pieces that it is to have, without what is too long.
+
+    Args:
+        read: the text of a pair.
+        pair: which pair.
+        facts: what was dropped is noted in it, and what the tokenizer has gained.
+        new_pieces: of the language's own, at most, that the tokenizer is to have too; 0 where there is an
+            `nmt.vocabulary.obstacle`.
+        is_target: that language is the target.
+    """
+    before = read.tokenizer
     if new_pieces:
         read = _with_new_pieces(read, pair, new_pieces, facts, is_target)
-        read = replace(read, train=_short_enough(read.train, str(pair), tokenizer, facts))
-    return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", tokenizer, facts, "in dev"))
+        read = replace(read, train=_short_enough(read.train, str(pair), before, facts))
+    return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", before, facts, "in dev"))
+
+
+def pieces_wanted(train: Bitext, wanted: int, is_target: bool) -> tuple[int, bool]:
+    """Return how many pieces of the language's own are wanted, and whether its script is as good as unknown."""
+    foreign = _foreign(train, is_target)
+    return (NEEDED if foreign else 0) if wanted == AS_NEEDED else wanted, foreign
 
 
 def whole_sets(
@@ -168,14 +203,28 @@ def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, An
     """Return the text cut by a vocabulary that has pieces of the language's own too."""
     side = "target" if is_target else "source"
     assert isinstance(read.tokenizer, SentencePieceTokenizer)  # or there is an `obstacle`
-    sentences = texts_of(getattr(read.train, side), read.tokenizer)
+    sentences = texts_of(getattr(read.with_synthetic, side), read.tokenizer)
     grown, spelled = with_own_pieces(read.tokenizer, sentences, most, of_targets=is_target)
     train, dev = (recut(part, read.tokenizer, grown, pair) for part in (read.train, read.dev))
+    synthetic = read.synthetic and recut(read.synthetic, read.tokenizer, grown, pair)
     before, after = (float(getattr(part, side).offsets[-1]) / len(part) for part in (read.train, train))
     language = getattr(pair, side)
     say(f"{len(spelled):,} new pieces of {language}: a sentence takes {after:.1f} instead of {before:.1f}")
     facts |= {"new_pieces": len(spelled), f"{side}_tokens_a_sentence": {"before": before, "after": after}}
-    return Tokenised(train, dev, grown, spelled)
+    return Tokenised(train, dev, grown, spelled, synthetic)
+
+
+def held_out_by(read: Tokenised, pair: Pair, store: TokenStore | None) -> HeldOut:
+    """Return what a pair is chosen and judged by: the dev set, and the dev and test sets of a data folder."""
+    held_out = HeldOut()
+    sets = [(read.dev, read.tokenizer)]
+    if store is not None:
+        folders = load_tokenizer(store.tokenizer_folder)
+        sets += [(store.bitext(pair, name), folders) for name in store.sets(pair) if kind_of(name) != "train"]
+    for text, tokenizer in sets:
+        for source, target in zip(texts_of(text.source, tokenizer), texts_of(text.target, tokenizer), strict=True):
+            held_out.add(source, target)
+    return held_out
 
 
 def as_read_by(tokenizer: Tokenizer, store: TokenStore, pair: Pair, text: Bitext) -> Bitext:

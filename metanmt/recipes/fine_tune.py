@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig, OuterConfig
+from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
-from metanmt.meta.replay import Replay, tasks_to_replay
-from metanmt.meta.task import Task
+from metanmt.meta.beside import known_text, text_beside
+from metanmt.nmt.back_translation import check_back, with_back_translation
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
-    checkpoint_tokenizer,
     keep_base,
     save_checkpoint,
     say_if_tuned_for_another,
 )
-from metanmt.nmt.folder import TUNING_FILE, checkpoint_folder, run_of
-from metanmt.nmt.lexicon import lexicon_of
+from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.model import update_weights
 from metanmt.nmt.soup import fine_tune_soup
 from metanmt.nmt.start import SCRATCH, StartingPoint
-from metanmt.nmt.tuning import TuningReport, batch_tokens
+from metanmt.nmt.tuning import TuningReport
 from metanmt.nmt.tuning_text import (
     Text,
     Tokenised,
+    in_its_pieces,
     own_files,
     own_tokenizer,
+    pieces_wanted,
     say_if_foreign,
     text_to_adapt_on,
     whole_sets,
@@ -70,7 +70,7 @@ def run(
         init: a run or checkpoint to start from, or "none" to train from scratch.
         pair_name: such as "fi-en".
         out: the new checkpoint's folder; it appears only when it is complete.
-        text: what to adapt on and to choose by.
+        text: what to adapt on and to choose by, and text of the target language alone.
         config: rates, updates, strategy. With update = "adapters" the checkpoint is an adapter alone, a patch of
             `init`, whose files stay as they are; if `init` is an adapter, it is that one which goes on to be adapted.
         model: dimensions, for a model from scratch; and the head.
@@ -88,12 +88,12 @@ def run(
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
     start = StartingPoint(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
-    known = _known(init, pair, replay, text, config)
+    known = None if init == SCRATCH else known_text(init, pair, replay, text.data, config)
     network, read, drawn = _prepared(start, pair, text, config)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
-    beside = known and known.beside(network, read, config, micro_tokens)
+    beside = text_beside(known, network, read, pair, config, micro_tokens)
     nobodys_rate = not config.learning_rate and init != SCRATCH
-    config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None)
+    config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None and init != SCRATCH)
     with Interruption() as interruption:
         tune = partial(
             fine_tune_soup,
@@ -103,7 +103,7 @@ def run(
             precision=precision,
             micro_tokens=micro_tokens,
             label=f"fine-tune {pair}",
-            replay=beside,
+            beside=beside,
             stop=lambda: interruption.requested,
         )
         report, config = _tuned(tune, config, again=nobodys_rate)
@@ -141,58 +141,11 @@ def _tuned(
     return report.followed_by(tune(config)), config
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Text that the model of `init` has learned from."""
-
-    data: Path
-    tasks: Sequence[Task]
-    outer: OuterConfig
-
-    def beside(
-        self, network: PreTrainedModel, read: Tokenised, config: FineTuneConfig, micro_tokens: int
-    ) -> Replay | None:
-        """Return what of it is learned again beside each update; None if embeddings are of one language at a time."""
-        if lexicon_of(network) is not None:
-            say("With a universal lexicon nothing of meta-training is replayed.")
-            return None
-        tokens = max(1, round(config.replay * batch_tokens(read.train, config)))
-        say(f"Beside each update {tokens:,} target tokens of {len(self.tasks)} meta-train sets are learned again")
-        return Replay(self.tasks, self.outer, tokens, micro_tokens=micro_tokens, pad_id=read.tokenizer.pad_id)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what is noted of it."""
-        return {"data": str(self.data), "sets": [str(task) for task in self.tasks]}
-
-
-def _known(init: str, pair: Pair, folder: Path | None, text: Text, config: FineTuneConfig) -> _Known | None:
-    """Return the text to replay: of the folder, or of the data that is adapted on; None if there is none, or no use.
-
-    Raises:
-        CheckpointError: the folder was prepared by another tokenizer than that of `init`.
-    """
-    if init == SCRATCH or not config.replays:
-        return None
-    where = folder or text.data
-    if where is not None:
-        store = TokenStore.open(where)
-        if folder is not None:
-            check_tokenizer(checkpoint_tokenizer(checkpoint_folder(Path(init))), store.digest, init, where)
-        tasks, outer = tasks_to_replay(Path(init), store, pair, asked=folder is not None)
-        if tasks:
-            return _Known(where, tasks, outer)
-    if run_of(Path(init)) is not None:
-        say(
-            "Nothing of meta-training is replayed, which is worth a point: give the run's data by --replay DATA (in a "
-            'comparison: replay = "DATA").'
-        )
-    return None
-
-
 def _prepared(
     start: StartingPoint, pair: Pair, text: Text, config: FineTuneConfig
 ) -> tuple[PreTrainedModel, Tokenised, dict[str, Any]]:
     """Return the model, the text, and what was drawn, dropped or added."""
+    check_back(text, pair)
     store = TokenStore.open(text.data) if text.data else None
     facts: dict[str, Any] = {}
     own = own_files(pair, text, facts)
@@ -209,13 +162,16 @@ def _prepared(
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
     new = start.newcomer(config, network, tokenizer, text, pair, tagged=tagged)
     train, dev = whole_sets(pair, text, store, own, tokenizer, facts)
+    pieces, foreign = pieces_wanted(train, new.pieces, new.is_target)
     read = text_to_adapt_on(
         *(train, dev, pair, tokenizer, facts),
         budget_words=text.budget_words,
-        new_pieces=new.pieces,
-        is_target=new.is_target,
+        cut_anew=bool(pieces) and foreign,
         seed=start.seed,
     )
+    if text.back is not None:
+        read = with_back_translation(read, text, pair, store, config, start.seed, facts)
+    read = in_its_pieces(read, pair, facts, new_pieces=pieces, is_target=new.is_target)
     if network is None:
         return start.made(read.tokenizer), read, facts
     if read.spelled:

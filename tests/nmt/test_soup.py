@@ -19,7 +19,7 @@ from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.nmt import soup
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.soup import fine_tune_soup
-from metanmt.nmt.tuning import Replayed, TuningReport, evaluate_dev, fine_tune
+from metanmt.nmt.tuning import Beside, TuningReport, evaluate_dev, fine_tune
 from tests import toy
 
 SETTINGS = FineTuneConfig(
@@ -61,9 +61,9 @@ def model(toy_model: PreTrainedModel, learned: dict[str, torch.Tensor]) -> PreTr
 @pytest.fixture
 def tune(model: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext, dev: Bitext) -> Tune:
     def run(
-        seed: int = 1, stop: Callable[[], bool] = lambda: False, replay: Replayed | None = None, **changes: Any
+        seed: int = 1, stop: Callable[[], bool] = lambda: False, beside: Beside | None = None, **changes: Any
     ) -> TuningReport:
-        settings, more = replace(SETTINGS, **changes), {"precision": "float32", "replay": replay, "stop": stop}
+        settings, more = replace(SETTINGS, **changes), {"precision": "float32", "beside": beside, "stop": stop}
         return fine_tune_soup(model, tokenizer, toy.PAIR, toy_bitext, dev, settings, seed=seed, **more)
 
     return run
@@ -183,13 +183,13 @@ def test_what_the_strategy_leaves_alone_is_not_averaged_either(model: PreTrained
         assert torch.equal(weight, was)
 
 
-def test_what_is_replayed_is_each_runs_own(tune: Tune, toy_bitext: Bitext) -> None:
+def test_what_is_learned_beside_is_each_runs_own(tune: Tune, toy_bitext: Bitext) -> None:
     asked: list[tuple[int, int]] = []
 
-    def replay(seed: int, update: int) -> list[Batch]:
+    def beside(seed: int, update: int) -> list[tuple[Batch, float]]:
         asked.append((seed, update))
-        return [make_batch(toy_bitext, np.arange(4), 200, 0)]
+        return [(make_batch(toy_bitext, np.arange(4), 200, 0), 1.0)]
 
-    report = tune(soup=2, replay=replay)
+    report = tune(soup=2, beside=beside)
     assert len(asked) == report.updates == len({*asked})
     assert len({seed for seed, _ in asked}) == 2

@@ -258,7 +258,7 @@ def test_a_small_corpus_takes_small_batches(toy_bitext: Bitext) -> None:
     assert batch_tokens(twenty, FineTuneConfig(max_tokens=300)) == 300
 
 
-def test_what_is_replayed_adds_its_gradient(
+def test_what_is_learned_beside_adds_its_gradient(
     fresh: PreTrainedModel, tokenizer: SentencePieceTokenizer, toy_bitext: Bitext
 ) -> None:
     """That of its mean loss, times its weight; and its tokens are part of the cost."""
@@ -273,14 +273,14 @@ def test_what_is_replayed_adds_its_gradient(
     alone = [gradient((batch, 1.0)) for batch in (own, *others)]
     together = gradient((own, 1.0), *((batch, 0.25) for batch in others))
     assert torch.allclose(together, alone[0] + 0.25 * (alone[1] + alone[2]), rtol=1e-4, atol=1e-7)
-    settings = replace(SETTINGS, max_updates=3, min_updates=3, replay=0.5)
+    settings = replace(SETTINGS, max_updates=3, min_updates=3)
     asked: list[tuple[int, int]] = []
 
-    def replay(seed: int, update: int) -> list[Batch]:
+    def beside(seed: int, update: int) -> list[tuple[Batch, float]]:
         asked.append((seed, update))
-        return others
+        return [(batch, 0.25) for batch in others]
 
-    report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1, replay=replay)
+    report = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1, beside=beside)
     alone_again = fine_tune(fresh, tokenizer, toy.PAIR, toy_bitext, toy_bitext.head(5), settings, seed=1)
     assert asked == [(1, 1), (1, 2), (1, 3)]
     assert report.target_tokens - alone_again.target_tokens == 3 * sum(batch.target_tokens for batch in others)

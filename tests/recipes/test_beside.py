@@ -14,7 +14,7 @@ from metanmt.config import Config, OuterConfig
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError
-from metanmt.meta.replay import Replay, tasks_to_replay
+from metanmt.meta.beside import TextBeside, tasks_to_replay
 from metanmt.meta.task import load_tasks
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import fine_tune, prepare
@@ -97,12 +97,14 @@ def test_the_pair_that_is_adapted_to_is_left_out(kinds: TokenStore, tmp_path: Pa
 def test_an_update_has_as_many_tokens_as_are_asked_for(kinds: TokenStore, tokens: int, batches: int) -> None:
     outer = OuterConfig()
     tasks = load_tasks(kinds, Config().batch, outer)
-    replay = Replay(tasks, outer, tokens, micro_tokens=1_000, pad_id=0)
-    drawn = [replay(3, update) for update in range(1, 41)]
+    beside = TextBeside(tasks, outer, tokens, 0.5, micro_tokens=1_000, pad_id=0)
+    weighted = [beside(3, update) for update in range(1, 41)]
+    assert {weight for update in weighted for _, weight in update} == {0.5 / batches}
+    drawn = [[batch for batch, _ in update] for update in weighted]
     assert {len(update) for update in drawn} == {batches}
     sizes = [sum(batch.target_tokens for batch in update) for update in drawn]
     assert np.mean(sizes) == pytest.approx(tokens, rel=0.1)
-    one, other, same = (next(iter(update[0])).source for update in (drawn[6], replay(4, 7), replay(3, 7)))
+    one, other, same = (next(iter(update[0][0])).source for update in (weighted[6], beside(4, 7), beside(3, 7)))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert len({str([part.source.tolist() for batch in update for part in batch]) for update in drawn}) == len(drawn)
@@ -183,7 +185,7 @@ def test_tasks_are_drawn_as_the_run_drew_them(kinds: TokenStore) -> None:
     """In proportion to their sentences at a temperature of 1; one set there is half as large as the others."""
     outer = OuterConfig(task_sampling="temperature", temperature=1.0)
     tasks = load_tasks(kinds, Config().batch, outer)
-    sampler = Replay(tasks, outer, 300, micro_tokens=1_000, pad_id=0).sampler
+    sampler = TextBeside(tasks, outer, 300, 1.0, micro_tokens=1_000, pad_id=0).sampler
     sizes = np.array([len(task.usable) for task in tasks], dtype=float)
     assert sampler.probabilities == pytest.approx(sizes / sizes.sum())
     assert sizes.min() < 0.6 * sizes.max()

@@ -1,0 +1,173 @@
+"""What is learned beside a new language's text in fine-tuning: text of meta-training, and text translated back.
+
+Six hundred updates on a few hundred sentences teach a language's words, and make the model forget how others are said;
+so what is known is learned again. Text that was translated back (`nmt.back_translation`) is learned likewise.
+References: Chu, Dabre, Kurohashi 2017, "An Empirical Comparison of Domain Adaptation Methods for Neural Machine
+Translation" (mixed fine-tuning); Neubig, Hu 2018, "Rapid Adaptation of Neural Machine Translation to New Languages",
+who add a related language's text; Robins 1995, "Catastrophic Forgetting, Rehearsal and Pseudorehearsal".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig, load_config
+from metanmt.data.batch import Batch
+from metanmt.data.language import Pair
+from metanmt.data.store import TokenStore
+from metanmt.errors import ConfigError
+from metanmt.files import read_object
+from metanmt.meta.run import data_digest
+from metanmt.meta.task import EpisodeSampler, Task, chosen_sets, load_task, make_task
+from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_tokenizer
+from metanmt.nmt.folder import checkpoint_folder, run_of
+from metanmt.nmt.lexicon import lexicon_of
+from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, Beside, batch_tokens
+from metanmt.nmt.tuning_text import Tokenised
+from metanmt.runlog import say
+
+BATCH_TOKENS = 300  # target tokens of one language in an update, about: the smaller, the more languages
+
+
+class TextBeside:
+    """Draws batches of other text that an update is made beside, each of one task.
+
+    Args:
+        tasks: of the run that is fine-tuned, or of text that was translated back.
+        outer: how they are drawn.
+        tokens: target tokens of an update, of all its batches together.
+        weight: how much their loss, a mean over them, counts.
+        micro_tokens: padded tokens of a forward-backward pass.
+        pad_id: the id behind the end of a sentence.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        outer: OuterConfig,
+        tokens: int,
+        weight: float,
+        micro_tokens: int,
+        pad_id: int,
+    ) -> None:
+        self.weight = weight
+        count = max(1, round(tokens / BATCH_TOKENS))
+        batch = BatchConfig(max_tokens=max(1, tokens // count), micro_tokens=micro_tokens)
+        drawn = OuterConfig(meta_batch_size=count, task_sampling=outer.task_sampling, temperature=outer.temperature)
+        self.sampler = EpisodeSampler(tasks, drawn, batch, pad_id, seed=0)
+
+    def __call__(self, seed: int, update: int) -> list[tuple[Batch, float]]:
+        """Return the batches of an update, by its number, in the fine-tuning of a seed, and what each one counts."""
+        self.sampler.seed = seed
+        drawn = [batch for episode in self.sampler.meta_batch(update, 0) for batch in episode.batches]
+        return [(batch, self.weight / len(drawn)) for batch in drawn]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Text that the model of a checkpoint has learned from, and how it drew that."""
+
+    data: Path
+    tasks: Sequence[Task]
+    outer: OuterConfig
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is noted of it."""
+        return {"data": str(self.data), "sets": [str(task) for task in self.tasks]}
+
+
+def text_beside(
+    known: Known | None,
+    network: PreTrainedModel,
+    read: Tokenised,
+    pair: Pair,
+    config: FineTuneConfig,
+    micro_tokens: int,
+) -> Beside | None:
+    """Return what is learned beside each batch of a pair's text; None if there is nothing.
+
+    Args:
+        known: text of meta-training.
+        network: that is fine-tuned; one of a universal lexicon reads one language at a time, and replays nothing.
+        read: the text of the pair, with what was translated back.
+        pair: that is adapted to.
+        config: how much of either there is beside a batch.
+        micro_tokens: padded tokens of a forward-backward pass.
+    """
+    parts: list[TextBeside] = []
+    pad, batch = read.tokenizer.pad_id, batch_tokens(read.train, config)
+    if known is not None and lexicon_of(network) is not None:
+        say("With a universal lexicon nothing of meta-training is replayed.")
+    elif known is not None:
+        tokens = max(1, round(config.replay * batch))
+        say(f"Beside each update {tokens:,} target tokens of {len(known.tasks)} meta-train sets are learned again")
+        parts.append(TextBeside(known.tasks, known.outer, tokens, config.replay, micro_tokens, pad))
+    if read.synthetic is not None and config.synthetic:
+        tokens = max(1, round(config.synthetic * batch))
+        say(f"Beside each update {tokens:,} target tokens of {len(read.synthetic):,} back-translated pairs are learned")
+        task = make_task(pair, read.synthetic, "back-translated", BatchConfig(max_sentence_tokens=MAX_SENTENCE_TOKENS))
+        parts.append(TextBeside([task], OuterConfig(), tokens, config.synthetic, micro_tokens, pad))
+    return (lambda seed, update: [item for part in parts for item in part(seed, update)]) if parts else None
+
+
+def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, config: FineTuneConfig) -> Known | None:
+    """Return the text to replay: of a folder, or of the data that is adapted on; None if there is none, or no use.
+
+    Raises:
+        CheckpointError: the folder was prepared by another tokenizer than that of `init`.
+    """
+    if not config.replays:
+        return None
+    if (where := folder or data) is not None:
+        store = TokenStore.open(where)
+        if folder is not None:
+            check_tokenizer(checkpoint_tokenizer(checkpoint_folder(Path(init))), store.digest, init, where)
+        tasks, outer = tasks_to_replay(Path(init), store, pair, asked=folder is not None)
+        if tasks:
+            return Known(where, tasks, outer)
+    if run_of(Path(init)) is not None:
+        say(
+            "Nothing of meta-training is replayed, which is worth a point: give the run's data by --replay DATA (in a "
+            'comparison: replay = "DATA").'
+        )
+    return None
+
+
+def tasks_to_replay(init: Path, store: TokenStore, pair: Pair, *, asked: bool) -> tuple[list[Task], OuterConfig]:
+    """Return the tasks that a checkpoint's run learned from this data, and how it drew them; none if it did not.
+
+    What is in the pair that is adapted to is left out, of which a budget may have been drawn; and sets of hardly a
+    sentence.
+
+    Args:
+        init: the checkpoint.
+        store: the data.
+        pair: that is adapted to.
+        asked: whether a user named the data: then, if the run is not known, all its meta-train text, each set alike.
+    """
+    run, outer, batch = run_of(init), OuterConfig(), BatchConfig()
+    if run is not None and data_digest(run) in (None, store.training_digest):
+        config = _config_of(run)
+        outer, batch = config.outer, config.batch
+    elif not asked:
+        return [], outer
+    tasks = [load_task(store, other, name, batch) for other, name in chosen_sets(store, outer) if other != pair]
+    return [task for task in tasks if len(task.usable) > 1], outer
+
+
+def _config_of(run: Path) -> Config:
+    """Return the configuration of a run, with the one pair that it learned from if it is a transfer from one."""
+    try:
+        config = load_config(run / "config.toml")
+    except ConfigError:  # of another version
+        return Config()
+    if config.outer.learner != "transfer":
+        return config
+    state = run / "last" / "trainer.json"
+    parent = read_object(state).get("parent") if state.is_file() else None
+    return replace(config, outer=replace(config.outer, pairs=(str(parent or config.outer.parent),)))
