@@ -176,13 +176,13 @@ class FineTuneConfig:
     update: Update = setting("all", "which parameters move")
     new_pieces: int = setting(
         -1,
-        "pieces of the source language's own, at most, that its text adds to the vocabulary; 0: none; -1: 1,000 where "
+        "pieces of the new language's own, at most, that its text adds to the vocabulary; 0: none; -1: 1,000 where "
         "they can be aligned, or where it hardly knows the script",
     )
     align: bool = setting(True, "pieces that the run hardly saw begin as their translations' counterparts elsewhere")
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
     learning_rate: float = setting(
-        0.0, "peak rate; 0: 1e-3, or 2e-3 if text is replayed, then a third if nothing was gained; 4e-3 from scratch"
+        0.0, "peak rate; 0: 1e-3, or 2e-3 beside other text, then a third if nothing was gained; 4e-3 from scratch"
     )
     replay: float = setting(
         1.0, "target tokens of meta-train text learned beside each one of the pair's, where all weights move; 0: none"
@@ -197,7 +197,7 @@ class FineTuneConfig:
         0.2, "share of the updates so far, the last of them, whose weights are averaged, then scored; 0: none"
     )
     soup: int = setting(1, "runs whose weights are averaged: a little better, for so many times the time")
-    dropout: float = setting(-1.0, "dropout probability; -1: 0.2, or 0.1 if text is replayed")
+    dropout: float = setting(-1.0, "dropout probability; -1: 0.2, or 0.1 where other text is learned beside")
     label_smoothing: float = setting(0.1, "label smoothing of the training loss")
     weight_decay: float = setting(0.01, "decoupled weight decay")
     clip_norm: float = setting(1.0, "largest norm of the gradient; 0 for no clipping")
@@ -211,9 +211,13 @@ class FineTuneConfig:
         """Whether text of meta-training is learned beside: where all moves, and may forget all."""
         return bool(self.replay) and self.update == "all"
 
-    def resolved(self, *, from_scratch: bool = False, replayed: bool = False) -> FineTuneConfig:
-        """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does."""
-        rate, dropout = 4e-3 if from_scratch else 2e-3 if replayed else 1e-3, 0.1 if replayed else 0.2
+    def resolved(self, *, from_scratch: bool = False, beside: bool = False) -> FineTuneConfig:
+        """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does.
+
+        Other text that is learned `beside` allows for more of a rate and less dropout, where all weights move.
+        """
+        held = beside and self.update == "all" and not from_scratch
+        rate, dropout = 4e-3 if from_scratch else 2e-3 if held else 1e-3, 0.1 if held else 0.2
         chosen = self.dropout if self.dropout >= 0 else dropout
         return replace(self, learning_rate=self.learning_rate or rate, dropout=chosen)
 

@@ -280,11 +280,11 @@ def test_a_list_that_is_none_in_a_file(tmp_path: Path) -> None:
 
 def test_what_a_default_stands_for_depends_on_the_adaptation() -> None:
     plain, scratch = FineTuneConfig().resolved(), FineTuneConfig().resolved(from_scratch=True)
-    replayed = FineTuneConfig().resolved(replayed=True)
+    replayed = FineTuneConfig().resolved(beside=True)
     assert [item.learning_rate for item in (plain, scratch, replayed)] == [1e-3, 4e-3, 2e-3]
     assert [item.dropout for item in (plain, scratch, replayed)] == [0.2, 0.2, 0.1]
     given = FineTuneConfig(learning_rate=0.02, dropout=0.0)
-    assert given.resolved() == given.resolved(from_scratch=True) == given.resolved(replayed=True) == given
+    assert given.resolved() == given.resolved(from_scratch=True) == given.resolved(beside=True) == given
 
 
 def test_a_default_is_what_it_stands_for() -> None:

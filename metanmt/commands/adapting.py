@@ -69,7 +69,7 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         "--new-pieces",
         type=natural,
         metavar="N",
-        help="let the text add pieces of the source language's own to the vocabulary, N at most; short for "
+        help="let the text add pieces of the new language's own to the vocabulary, N at most; short for "
         "--set fine_tune.new_pieces=...",
     )
     set_argument(sub)

@@ -217,7 +217,7 @@ def fine_tune(
         beside: what is learned at each update beside a batch of the text, whose loss counts 1.
         stop: asked after every update but the last; when it says so, the best weights so far are kept.
     """
-    config, dev = config.resolved(replayed=beside is not None), dev.head(config.dev_sentences)
+    config, dev = config.resolved(beside=beside is not None), dev.head(config.dev_sentences)
     loss, judge = Loss(config.label_smoothing, precision), Loss(0.0, precision)
     set_pair(model, pair)
     say_if_unknown(model, pair.source)

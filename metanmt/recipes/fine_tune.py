@@ -93,7 +93,7 @@ def run(
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
     beside = text_beside(known, network, read, pair, config, micro_tokens)
     nobodys_rate = not config.learning_rate and init != SCRATCH
-    config = config.resolved(from_scratch=init == SCRATCH, replayed=beside is not None and init != SCRATCH)
+    config = config.resolved(from_scratch=init == SCRATCH, beside=beside is not None)
     with Interruption() as interruption:
         tune = partial(
             fine_tune_soup,

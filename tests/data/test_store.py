@@ -85,6 +85,19 @@ def test_the_other_direction_of_a_pair_is_named(tmp_path: Path) -> None:
     assert f"It has {PAIR}: metanmt prepare ... --both-directions" in error.value.remedy
 
 
+def test_one_text_behind_another() -> None:
+    one, two = (
+        Bitext(Side.of(sources), Side.of(targets), np.array(words))
+        for sources, targets, words in (([[1, 2], [3]], [[4], [5, 6]], [1, 2]), ([[7, 8, 9]], [[10]], [1]))
+    )
+    both = one.followed_by(two)
+    assert [side.sentence(index).tolist() for side in (both.source, both.target) for index in range(3)] == [
+        *([1, 2], [3], [7, 8, 9]),
+        *([4], [5, 6], [10]),
+    ]
+    assert both.target_words.tolist() == [1, 2, 1]
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left") as error,

@@ -96,13 +96,14 @@ def test_from_scratch_and_by_an_adapter(
     more = [written(tmp_path / "more.is", [line for _, line in text[80:]])]
     into = Text(train_files=files, mono_files=more, back=back)
     scratch = fine_tune.run("none", str(INTO), tmp_path / "out", into, QUICK)
-    assert scratch["config"]["learning_rate"] == 4e-3
+    assert (scratch["config"]["learning_rate"], scratch["config"]["dropout"]) == (4e-3, 0.2)
     assert scratch["monolingual"]["learned"]
     english = [written(tmp_path / "more.en", [line for line, _ in text[80:]])]
     out_of = Text(train_files=tuple(reversed(files)), mono_files=english, back=tmp_path / "out")
     settings = replace(QUICK, update="adapters")
     facts = fine_tune.run(str(run_folder), "is-en", tmp_path / "adapter", out_of, settings)
     assert facts["monolingual"]["learned"]
+    assert (facts["config"]["learning_rate"], facts["config"]["dropout"]) == (1e-3, 0.2)
 
 
 def read_text(data: Path, pairs: Sequence[tuple[str, str]]) -> Tokenised:
