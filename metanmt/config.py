@@ -212,11 +212,8 @@ class FineTuneConfig:
         return bool(self.replay) and self.update == "all"
 
     def resolved(self, *, from_scratch: bool = False, beside: bool = False) -> FineTuneConfig:
-        """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does.
-
-        Other text that is learned `beside` allows for more of a rate and less dropout, where all weights move.
-        """
-        held = beside and self.update == "all" and not from_scratch
+        """Return these settings with the learning rate that 0 stands for, and the dropout that -1 does."""
+        held = beside and self.update == "all" and not from_scratch  # by other text, where all weights may move
         rate, dropout = 4e-3 if from_scratch else 2e-3 if held else 1e-3, 0.1 if held else 0.2
         chosen = self.dropout if self.dropout >= 0 else dropout
         return replace(self, learning_rate=self.learning_rate or rate, dropout=chosen)
