@@ -49,8 +49,8 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="text of the target language alone, a sentence a line: --back translates it, and both are learned beside "
-        "the pair's own text",
+        help="text of the target language alone, a sentence a line, which --back translates, to be learned beside the "
+        "pair's own",
     )
     sub.add_argument(
         "--back",
@@ -101,9 +101,9 @@ def _fine_tune_config(arguments: argparse.Namespace) -> Config:
             "--replay is text beside that of the pair, of which nothing is learned here.",
             "Leave it out: it is for an --init whose weights all move (--update all), and fine_tune.replay above 0.",
         )
-    if arguments.mono and (config.fine_tune.update == "none" or not config.fine_tune.synthetic):
+    if arguments.back and (config.fine_tune.update == "none" or not config.fine_tune.synthetic):
         raise ConfigError(
-            "--mono is text to learn from, of which nothing is learned here.",
+            "--back translates text to learn from, of which nothing is learned here.",
             "Leave it out: it is for weights that move (--update), and fine_tune.synthetic above 0.",
         )
     if shape and arguments.init != "none":

@@ -9,18 +9,23 @@ who add a related language's text; Robins 1995, "Catastrophic Forgetting, Rehear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig, load_config
 from metanmt.data.batch import Batch
 from metanmt.data.language import Pair
+from metanmt.data.own_pieces import texts_of
+from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
-from metanmt.errors import ConfigError
+from metanmt.data.tokenizer import load_tokenizer
+from metanmt.errors import ConfigError, UsageError
 from metanmt.files import read_object
 from metanmt.meta.run import data_digest
 from metanmt.meta.task import EpisodeSampler, Task, chosen_sets, load_task, make_task
@@ -28,7 +33,7 @@ from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_tokenizer
 from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, Beside, batch_tokens
-from metanmt.nmt.tuning_text import Tokenised
+from metanmt.nmt.tuning_text import Text, Tokenised
 from metanmt.runlog import say
 
 BATCH_TOKENS = 300  # target tokens of one language in an update, about: the smaller, the more languages
@@ -76,6 +81,20 @@ class Known:
     tasks: Sequence[Task]
     outer: OuterConfig
 
+    def targets(self, language: str, most: int, seed: int) -> list[str]:
+        """Return sentences of a language that is translated into, drawn at random from all there are."""
+        tasks = [task for task in self.tasks if task.pair.target == language]
+        if not tasks:
+            return []
+        rng, tokenizer = np.random.default_rng([seed, 29]), load_tokenizer(TokenStore.open(self.data).tokenizer_folder)
+        places = np.cumsum([len(task.usable) for task in tasks])
+        drawn = np.sort(rng.choice(places[-1], min(most, int(places[-1])), replace=False))
+        parts = np.split(drawn, np.searchsorted(drawn, places[:-1]))
+        found: list[str] = []
+        for task, part, end in zip(tasks, parts, places, strict=True):
+            found += texts_of(task.bitext.take(task.usable[part - (end - len(task.usable))]).target, tokenizer)
+        return found
+
     def facts(self) -> dict[str, Any]:
         """Return what is noted of it."""
         return {"data": str(self.data), "sets": [str(task) for task in self.tasks]}
@@ -113,6 +132,28 @@ def text_beside(
         task = make_task(pair, read.synthetic, "back-translated", BatchConfig(max_sentence_tokens=MAX_SENTENCE_TOKENS))
         parts.append(TextBeside([task], OuterConfig(), tokens, config.synthetic, micro_tokens, pad))
     return (lambda seed, update: [item for part in parts for item in part(seed, update)]) if parts else None
+
+
+def text_alone(text: Text, known: Known | None, pair: Pair, most: int, seed: int) -> Iterable[str]:
+    """Return text of the target language alone: a user's, or what there is of it in that of meta-training.
+
+    Args:
+        text: with the user's files.
+        known: text of meta-training.
+        pair: that is adapted to.
+        most: sentences of that which is known.
+        seed: of their draw.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if text.mono_files:
+        return chain.from_iterable(map(read_lines, text.mono_files))
+    if known is not None and (found := known.targets(pair.target, most, seed)):
+        return found
+    raise UsageError(
+        f"There is no text of {pair.target} alone for --back to translate: none is replayed.", "Give some: --mono FILE."
+    )
 
 
 def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, config: FineTuneConfig) -> Known | None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ import numpy as np
 from metanmt.config import FineTuneConfig
 from metanmt.data.cleaning import CleaningRules, clean
 from metanmt.data.language import Pair
-from metanmt.data.leakage import HeldOut
 from metanmt.data.own_pieces import texts_of
-from metanmt.data.sources import read_lines
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError
 from metanmt.nmt.checkpoint import tuned_pair
@@ -48,57 +45,60 @@ def check_back(text: Text, pair: Pair) -> None:
         )
 
 
+def sentences_seen(read: Tokenised, config: FineTuneConfig) -> int:
+    """Return of how many sentences that are translated back the updates of a fine-tuning see each once."""
+    a_sentence = int(read.train.target.offsets[-1]) / len(read.train)
+    return math.ceil(
+        planned_updates(read.train, config) * config.synthetic * batch_tokens(read.train, config) / a_sentence
+    )
+
+
 def with_back_translation(
     read: Tokenised,
-    text: Text,
+    lines: Iterable[str],
+    back: Path,
     pair: Pair,
     store: TokenStore | None,
     config: FineTuneConfig,
     seed: int,
     facts: dict[str, Any],
 ) -> Tokenised:
-    """Return a text with sentence pairs beside it whose targets are of the text of the target language alone.
+    """Return a text with sentence pairs beside it whose targets are text of the target language alone.
 
     As many as the updates will see once, drawn at random; none that are in the text, or in what is chosen and judged
     by. What became nonsense is left out, by the rules of `metanmt.data.cleaning`.
 
     Args:
         read: the text, drawn and with a dev set.
-        text: where it comes from, the other files, and what translates these.
+        lines: of the target language.
+        back: a checkpoint that translates these.
         pair: that is adapted to.
         store: the data folder that the text is of, if it is of one.
         config: of the fine-tuning.
         seed: of the draw.
         facts: how many sentences there are, and how many pairs of them, is noted in it.
+
+    Raises:
+        CorpusError: nothing is left of the lines, or of what became of them.
     """
-    assert text.back is not None
-    found = _sentences(text.mono_files, read, held_out_by(read, pair, store))
-    a_sentence = int(read.train.target.offsets[-1]) / len(read.train)
-    needed = planned_updates(read.train, config) * config.synthetic * batch_tokens(read.train, config) / a_sentence
-    drawn = np.sort(np.random.default_rng([seed, 23]).permutation(len(found))[: math.ceil(needed)])
+    known, held_out = set(texts_of(read.train.target, read.tokenizer)), held_out_by(read, pair, store)
+    cleaned = clean(((line, line) for line in lines), CleaningRules(keep_identical=True), Counter())
+    found = [line for line, _ in cleaned if line not in known and not held_out.leaks(line, line)]
+    if not found:
+        raise CorpusError(
+            f"No sentence of the text of {pair.target} alone is not in the pairs, the dev set or a test set.",
+            "Give other text by --mono.",
+        )
+    drawn = np.sort(np.random.default_rng([seed, 23]).permutation(len(found))[: sentences_seen(read, config)])
     say(f"Of {len(found):,} sentences {len(drawn):,} are translated back into {pair.source}")
-    engine, tokenizer = open_engine(text.back, pair=pair.turned())
+    engine, tokenizer = open_engine(back, pair=pair.turned())
     targets = [found[index] for index in drawn]
     sources = translate(engine, tokenizer, targets, pair.turned(), beam=BEAM, label=f"translate {pair.turned()}")
     pairs = list(clean(zip(sources, targets, strict=True), CleaningRules(), Counter()))
     if not pairs:
         raise CorpusError(
-            f"Of {len(drawn):,} sentences that {text.back} translated none is of a length that a translation has.",
-            f"See what it makes of them: metanmt translate --model {text.back} --pair {pair.turned()}",
+            f"Of {len(drawn):,} sentences that {back} translated none is of a length that a translation has.",
+            f"See what it makes of them: metanmt translate --model {back} --pair {pair.turned()}",
         )
     facts["monolingual"] = {"sentences": len(found), "translated": len(drawn), "learned": len(pairs)}
     return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair))
-
-
-def _sentences(files: Sequence[Path], read: Tokenised, held_out: HeldOut) -> list[str]:
-    """Return the cleaned sentences of files that are neither in the text nor held out."""
-    known = set(texts_of(read.train.target, read.tokenizer))
-    lines = chain.from_iterable(map(read_lines, files))
-    cleaned = clean(((line, line) for line in lines), CleaningRules(keep_identical=True), Counter())
-    found = [line for line, _ in cleaned if line not in known and not held_out.leaks(line, line)]
-    if not found:
-        raise CorpusError(
-            f"No sentence of {', '.join(map(str, files))} is not in the text, the dev set or a test set.",
-            "Give other text of the target language.",
-        )
-    return found

@@ -38,7 +38,7 @@ SentencePairs = list[tuple[str, str]]
 class Text:
     """Where the text of a fine-tuning comes from: sets of a data folder, or a user's own files.
 
-    And text of the target language alone, with a checkpoint that translates it back.
+    And text of the target language alone, with a checkpoint that translates it back, or that of meta-training.
     """
 
     data: Path | None = None
@@ -60,12 +60,10 @@ class Text:
             raise UsageError(
                 "--train-set and --dev-set name sets of a data folder.", "Leave them out, or give --data for --train."
             )
-        if bool(self.mono_files) != bool(self.back):
-            given, wanted = ("--mono", "--back TUNED") if self.mono_files else ("--back", "--mono FILE")
+        if self.mono_files and not self.back:
             raise UsageError(
-                f"{given} is of no use by itself: a model of the pair the other way round translates text of the "
-                "target language.",
-                f"Add {wanted}, or leave {given} out.",
+                "--mono is of no use by itself: a model of the pair the other way round has to translate it.",
+                "Add --back TUNED, or leave --mono out.",
             )
         if self.data and self.train_set == self.dev_set:
             raise UsageError(

@@ -16,8 +16,8 @@ from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
-from metanmt.meta.beside import known_text, text_beside
-from metanmt.nmt.back_translation import check_back, with_back_translation
+from metanmt.meta.beside import Known, known_text, text_alone, text_beside
+from metanmt.nmt.back_translation import check_back, sentences_seen, with_back_translation
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
     keep_base,
@@ -89,7 +89,7 @@ def run(
         say_if_tuned_for_another(Path(init), pair)
     start = StartingPoint(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     known = None if init == SCRATCH else known_text(init, pair, replay, text.data, config)
-    network, read, drawn = _prepared(start, pair, text, config)
+    network, read, drawn = _prepared(start, pair, text, config, known)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
     beside = text_beside(known, network, read, pair, config, micro_tokens)
     nobodys_rate = not config.learning_rate and init != SCRATCH
@@ -142,7 +142,7 @@ def _tuned(
 
 
 def _prepared(
-    start: StartingPoint, pair: Pair, text: Text, config: FineTuneConfig
+    start: StartingPoint, pair: Pair, text: Text, config: FineTuneConfig, known: Known | None
 ) -> tuple[PreTrainedModel, Tokenised, dict[str, Any]]:
     """Return the model, the text, and what was drawn, dropped or added."""
     check_back(text, pair)
@@ -170,7 +170,8 @@ def _prepared(
         seed=start.seed,
     )
     if text.back is not None:
-        read = with_back_translation(read, text, pair, store, config, start.seed, facts)
+        lines = text_alone(text, known, pair, sentences_seen(read, config), start.seed)
+        read = with_back_translation(read, lines, text.back, pair, store, config, start.seed, facts)
     read = in_its_pieces(read, pair, facts, new_pieces=pieces, is_target=new.is_target)
     if network is None:
         return start.made(read.tokenizer), read, facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from metanmt.data.own_pieces import texts_of
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CorpusError, UsageError
+from metanmt.meta.beside import Known, tasks_to_replay
 from metanmt.nmt import back_translation
-from metanmt.nmt.back_translation import check_back, with_back_translation
+from metanmt.nmt.back_translation import check_back, sentences_seen, with_back_translation
 from metanmt.nmt.tuning import batch_tokens, planned_updates
 from metanmt.nmt.tuning_text import Text, Tokenised, tokenized
 from metanmt.recipes import fine_tune
@@ -90,6 +92,31 @@ def test_it_is_translated_back_and_learned_beside(
     assert "monolingual" not in plain
 
 
+def test_what_a_run_has_learned_to_write_is_text_enough(
+    run_folder: Path, data: Path, files: tuple[Path, Path], tmp_path: Path, echo: list[str]
+) -> None:
+    """English, of all its sets; the same for the same seed."""
+    out_of = Text(train_files=tuple(reversed(files)), back=run_folder)
+    translated = []
+    for name in ("one", "same"):
+        facts = fine_tune.run(str(run_folder), str(FROM), tmp_path / name, out_of, QUICK, replay=data)
+        assert facts["monolingual"]["translated"] == len(echo) > 20
+        translated.append(list(echo))
+        echo.clear()
+    assert translated[0] == translated[1]
+    store = TokenStore.open(data)
+    tasks, outer = tasks_to_replay(run_folder, store, FROM, asked=True)
+    known = Known(data, tasks, outer)
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    every = [line for task in tasks for line in texts_of(task.bitext.target, tokenizer)]
+    assert known.targets("en", 10**6, 1) == every
+    some = known.targets("en", 200, 1)
+    assert len(some) == 200
+    assert set(some) <= set(every)
+    assert known.targets("en", 200, 2) != some
+    assert known.targets("is", 200, 1) == []
+
+
 def test_from_scratch_and_by_an_adapter(
     run_folder: Path, files: tuple[Path, Path], back: Path, text: list[tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -121,8 +148,8 @@ def test_what_is_known_or_judged_by_is_not_translated(
     train, dev = (texts_of(part.target, read.tokenizer) for part in (read.train, read.dev))
     new = list(dict.fromkeys(line for line, _ in text[100:] if line not in {*train, *dev}))
     lines = [*train, "", *new, *(line.upper() for line in dev), *new]
-    more, facts = Text(mono_files=[written(tmp_path / "more.en", lines)], back=tmp_path), {}
-    found = with_back_translation(read, more, FROM, None, QUICK, 1, facts)
+    facts: dict[str, Any] = {}
+    found = with_back_translation(read, lines, tmp_path, FROM, None, QUICK, 1, facts)
     assert set(echo) <= set(new)
     assert len(echo) == len(set(echo))
     assert facts["monolingual"] == {"sentences": len(new), "translated": len(echo), "learned": len(echo)}
@@ -138,16 +165,15 @@ def test_as_much_is_translated_as_the_updates_see_once(
 ) -> None:
     read = read_text(data, text)
     lines = [f"{line} {number}" for number in range(20) for line, _ in text]
-    more = Text(mono_files=[written(tmp_path / "more.en", lines)], back=tmp_path)
     for share in (0.5, 1.0):
         settings = replace(QUICK, synthetic=share)
-        with_back_translation(read, more, FROM, None, settings, 1, {})
+        with_back_translation(read, lines, tmp_path, FROM, None, settings, 1, {})
         tokens = share * planned_updates(read.train, settings) * batch_tokens(read.train, settings)
         mean = np.diff(read.train.target.offsets).mean()
-        assert len(echo) == pytest.approx(tokens / mean, abs=1)
+        assert len(echo) == sentences_seen(read, settings) == pytest.approx(tokens / mean, abs=1)
         first = list(echo)
         echo.clear()
-        with_back_translation(read, more, FROM, None, settings, 2, {})
+        with_back_translation(read, lines, tmp_path, FROM, None, settings, 2, {})
         assert set(echo) != set(first)
         echo.clear()
 
@@ -156,9 +182,9 @@ def test_what_comes_back_as_nonsense_is_said(
     data: Path, text: list[tuple[str, str]], echo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(back_translation, "translate", lambda *arguments, **more: ["" for _ in arguments[2]])
-    more = Text(mono_files=[written(tmp_path / "more.en", [line for line, _ in text[100:]])], back=tmp_path)
+    lines = [line for line, _ in text[100:]]
     with pytest.raises(CorpusError, match="none is of a length that a translation has"):
-        with_back_translation(read_text(data, text), more, FROM, None, QUICK, 1, {})
+        with_back_translation(read_text(data, text), lines, tmp_path, FROM, None, QUICK, 1, {})
     assert not echo
 
 
@@ -168,7 +194,7 @@ def test_sentences_of_a_folders_test_set_are_left_out(run_folder: Path, data: Pa
     fi, test = Pair("fi", "en"), store.bitext(Pair("fi", "en"), "test-late")
     only = written(tmp_path / "test.en", texts_of(test.target, tokenizer))
     text = Text(data=data, budget_words=200, mono_files=[only], back=run_folder)
-    with pytest.raises(CorpusError, match=r"test\.en is not in the text, the dev set or a test set"):
+    with pytest.raises(CorpusError, match="is not in the pairs, the dev set or a test set"):
         fine_tune.run(str(run_folder), str(fi), tmp_path / "out", text, QUICK)
 
 
@@ -179,11 +205,11 @@ def test_mistakes_are_said(
     into, mono = [*own, "--pair", "en-is"], ["--mono", str(files[1])]
     wanted = {
         "--mono is of no use by itself": [*into, *mono],
-        "--back is of no use by itself": [*into, "--back", str(back)],
-        "--mono is text to learn from": [*into, *mono, "--back", str(back), "--update", "none"],
+        "There is no text of is alone for --back to translate": [*into, "--back", str(back)],
+        "--back translates text to learn from": [*into, *mono, "--back", str(back), "--update", "none"],
         "fine_tune.synthetic above 0": [*into, *mono, "--back", str(back), "--set", "fine_tune.synthetic=0"],
         f"No file {tmp_path / 'nowhere'}": [*into, "--mono", str(tmp_path / "nowhere"), "--back", str(back)],
-        "is not in the text": [*into, *mono, "--back", str(back)],
+        "is not in the pairs": [*into, *mono, "--back", str(back)],
         "was fine-tuned for is-en; what is learned is is-en": [*own, "--pair", "is-en", *mono, "--back", str(back)],
     }
     for said, arguments in wanted.items():
