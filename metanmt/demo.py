@@ -162,7 +162,7 @@ def run(
     by_run = {str(item.run): item.learner for item in trainings}
     pieces += [Piece(f"{item.pair}, {item.arm}", item, item.cost, by_run.get(item.init)) for item in scores]
     jobs = min(job_count(jobs, len(pieces)), jobs or MOST_JOBS)
-    say(f"\nThat is {len(pieces)} pieces of work: {jobs} at a time, each with {thread_count(jobs)} CPU threads")
+    say(f"\n{len(pieces)} pieces of work, {jobs} at a time; CPU threads of each: {thread_count(jobs)}")
     with Progress("demo", sum(piece.cost for piece in pieces), "target tokens") as progress:
         run_all(pieces, _work, jobs, progress)
     rows = [score.row() for score in scores]
@@ -203,8 +203,10 @@ def _scores(pair: str, data: Path, out: Path, budget_words: int) -> list[Score]:
 
 def _say_commands(items: Sequence[Training | Score], others: Sequence[str]) -> None:
     """Say by which commands one language comes to its results, as the others do."""
+    say("\nWhat follows is what these commands do:\n")
     for item in items:
-        say("\n" + "\n".join(f"$ metanmt {command}" for command in item.commands))
+        for command in item.commands:
+            say(f"$ metanmt {command}")
     if others:
         say(f"\nand likewise for {', '.join(others)}.")
 

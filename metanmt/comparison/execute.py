@@ -60,7 +60,7 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
         if again := sum((out / piece.item.path / RESULT).exists() for piece in pieces if isinstance(piece.item, Cell)):
             say(f"Results of other settings, data or another version, or damaged, are made again: {again} in {out}.")
         if jobs > 1:
-            say(f"{len(pieces)} pieces of work, {jobs} at a time, each with {thread_count(jobs)} CPU threads")
+            say(f"{len(pieces)} pieces of work, {jobs} at a time; CPU threads of each: {thread_count(jobs)}")
         with Progress("compare", sum(piece.cost for piece in pieces), "target tokens") as progress:
             run_all(pieces, functools.partial(_work, plan, store, out), jobs, progress)
     except KeyboardInterrupt:

@@ -43,7 +43,7 @@ def finished(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
             time.sleep(0.05)
         started.send_signal(signal.SIGKILL)
         _, said = started.communicate(timeout=20)  # ends when no worker holds the pipe any more
-    assert "10 pieces of work, 2 at a time, each with 1 CPU threads" in said
+    assert "10 pieces of work, 2 at a time; CPU threads of each: 1" in said
     before = {path: path.stat().st_mtime_ns for path in out.glob(RESULTS)}
     assert 2 <= len(before) < 8
     found = compare.run(file, out, jobs=2)
