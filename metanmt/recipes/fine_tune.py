@@ -172,6 +172,7 @@ def _prepared(
     if text.back is not None:
         lines = text_alone(text, known, pair, sentences_seen(read, config), start.seed)
         read = with_back_translation(read, lines, text.back, pair, store, config, start.seed, facts)
+        facts["monolingual"] |= {"files": list(map(str, text.mono_files)), "back": str(text.back)}
     read = in_its_pieces(read, pair, facts, new_pieces=pieces, is_target=new.is_target)
     if network is None:
         return start.made(read.tokenizer), read, facts

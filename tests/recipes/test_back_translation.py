@@ -86,6 +86,7 @@ def test_it_is_translated_back_and_learned_beside(
     assert "back-translated pairs are learned" in said
     found = facts["monolingual"]
     assert found["sentences"] >= found["translated"] >= found["learned"] > 0
+    assert (found["files"], found["back"]) == ([str(more)], str(back))
     assert facts["target_tokens"] == pytest.approx(1.5 * plain["target_tokens"], rel=0.2)
     assert facts["updates"] == plain["updates"]
     assert facts["history"][1]["loss"] != plain["history"][1]["loss"]
