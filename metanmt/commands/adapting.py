@@ -88,6 +88,8 @@ def _fine_tune_config(arguments: argparse.Namespace) -> Config:
             raise ConfigError(f"--set {text} is for meta-train.", "Here the start is --init, and what moves --update.")
         if arguments.init != "none" and text.startswith("model.") and not text.startswith("model.head"):
             raise ConfigError(f"--set {text} is for a model from scratch.", "Leave it out: the model is --init's.")
+        if text.startswith("fine_tune.synthetic") and not arguments.back:
+            raise ConfigError(f"--set {text} is for what --back translates.", "Add --back TUNED, or leave it out.")
         if text.startswith("model.dropout"):
             raise ConfigError(f"--set {text} is for meta-train.", "Here it is --set fine_tune.dropout=...")
     config = build(Config, override({}, [*arguments.set, *update]), where="--set")

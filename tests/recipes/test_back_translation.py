@@ -208,6 +208,7 @@ def test_mistakes_are_said(
         "--mono is of no use by itself": [*into, *mono],
         "There is no text of is alone for --back to translate": [*into, "--back", str(back)],
         "--back translates text to learn from": [*into, *mono, "--back", str(back), "--update", "none"],
+        "fine_tune.synthetic=2 is for what --back translates": [*into, "--set", "fine_tune.synthetic=2"],
         "fine_tune.synthetic above 0": [*into, *mono, "--back", str(back), "--set", "fine_tune.synthetic=0"],
         f"No file {tmp_path / 'nowhere'}": [*into, "--mono", str(tmp_path / "nowhere"), "--back", str(back)],
         "is not in the pairs": [*into, *mono, "--back", str(back)],
