@@ -7,9 +7,11 @@ hand, and gathers the results in a table.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from metanmt.data.manifest import load_manifest, shipped_manifest
 from metanmt.data.store import TokenStore
 from metanmt.data.variants import with_languages
 from metanmt.errors import UsageError
-from metanmt.files import read_object, write_json
+from metanmt.files import lock_folder, read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.nmt import start
 from metanmt.nmt.folder import TUNING_FILE
@@ -119,7 +121,8 @@ class Score:
 
     def row(self) -> dict[str, Any]:
         """Return the result."""
-        return {**read_object(self.result), "arm": self.arm}
+        facts = read_object(self.result)
+        return {**facts, "arm": self.arm, "hypotheses": str(self.result.with_name(Path(facts["hypotheses"]).name))}
 
 
 def run(
@@ -163,8 +166,14 @@ def run(
     pieces += [Piece(f"{item.pair}, {item.arm}", item, item.cost, by_run.get(item.init)) for item in scores]
     jobs = min(job_count(jobs, len(pieces)), jobs or MOST_JOBS)
     say(f"\n{len(pieces)} pieces of work, {jobs} at a time; CPU threads of each: {thread_count(jobs)}")
-    with Progress("demo", sum(piece.cost for piece in pieces), "target tokens") as progress:
-        run_all(pieces, _work, jobs, progress)
+    lock = lock_folder(out)
+    try:
+        with Progress("demo", sum(piece.cost for piece in pieces), "target tokens") as progress:
+            run_all(pieces, methodcaller("work"), jobs, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
+    finally:
+        os.close(lock)
     rows = [score.row() for score in scores]
     return {
         "budget_words": budget_words,
@@ -173,10 +182,6 @@ def run(
         "examples": _examples(rows, data),
         "elapsed_seconds": round(time.monotonic() - started, 1),
     }
-
-
-def _work(item: Training | Score) -> None:
-    item.work()
 
 
 def _trainings(data: Path, out: Path, settings: Sequence[str]) -> list[Training]:

@@ -9,8 +9,10 @@ who add a related language's text; Robins 1995, "Catastrophic Forgetting, Rehear
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,32 +21,33 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig, load_config
-from metanmt.data.batch import Batch
+from metanmt.data.batch import Batch, epoch
 from metanmt.data.language import Pair
 from metanmt.data.own_pieces import texts_of
 from metanmt.data.sources import read_lines
-from metanmt.data.store import TokenStore
+from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import ConfigError, UsageError
 from metanmt.files import read_object
 from metanmt.meta.run import data_digest
-from metanmt.meta.task import EpisodeSampler, Task, chosen_sets, load_task, make_task
+from metanmt.meta.task import EpisodeSampler, Task, chosen_sets, load_task
+from metanmt.nmt.back_translation import sentences_seen, with_back_translation
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_tokenizer
 from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
-from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, Beside, batch_tokens
-from metanmt.nmt.tuning_text import Text, Tokenised
+from metanmt.nmt.tuning import Beside, batch_tokens
+from metanmt.nmt.tuning_text import Text, Tokenised, held_out_by
 from metanmt.runlog import say
 
 BATCH_TOKENS = 300  # target tokens of one language in an update, about: the smaller, the more languages
 
 
-class TextBeside:
-    """Draws batches of other text that an update is made beside, each of one task.
+class Replay:
+    """Draws the batches that an update is made beside, each of one task, as their run drew them.
 
     Args:
-        tasks: of the run that is fine-tuned, or of text that was translated back.
-        outer: how they are drawn.
+        tasks: of the run.
+        outer: how it draws them.
         tokens: target tokens of an update, of all its batches together.
         weight: how much their loss, a mean over them, counts.
         micro_tokens: padded tokens of a forward-backward pass.
@@ -71,6 +74,31 @@ class TextBeside:
         self.sampler.seed = seed
         drawn = [batch for episode in self.sampler.meta_batch(update, 0) for batch in episode.batches]
         return [(batch, self.weight / len(drawn)) for batch in drawn]
+
+
+class Synthetic:
+    """Deals text that was translated back, one batch an update, all of it before any of it comes again.
+
+    Args:
+        bitext: the sentence pairs.
+        tokens: target tokens of a batch.
+        weight: how much its loss counts.
+        micro_tokens: padded tokens of a forward-backward pass.
+        pad_id: the id behind the end of a sentence.
+    """
+
+    def __init__(self, bitext: Bitext, tokens: int, weight: float, micro_tokens: int, pad_id: int) -> None:
+        self.weight = weight
+        self._epoch = partial(epoch, bitext, tokens, micro_tokens, pad_id)
+        self._count = min(max(1, math.ceil(int(bitext.target.offsets[-1]) / tokens)), len(bitext))
+        self._key: tuple[int, ...] = ()
+
+    def __call__(self, seed: int, update: int) -> list[tuple[Batch, float]]:
+        """Return the batch of an update, by its number, in the fine-tuning of a seed, and what it counts."""
+        number, place = divmod(update - 1, self._count)
+        if self._key != (key := (seed, 31, number)):
+            self._key, self._batches = key, list(self._epoch(key))
+        return [(self._batches[place], self.weight)]
 
 
 @dataclass(frozen=True)
@@ -100,60 +128,80 @@ class Known:
         return {"data": str(self.data), "sets": [str(task) for task in self.tasks]}
 
 
-def text_beside(
-    known: Known | None,
-    network: PreTrainedModel,
-    read: Tokenised,
-    pair: Pair,
-    config: FineTuneConfig,
-    micro_tokens: int,
-) -> Beside | None:
+def replayable(known: Known | None, network: PreTrainedModel) -> Known | None:
+    """Return the known text; None for a model of a universal lexicon, which reads one language at a time."""
+    if known is None or lexicon_of(network) is None:
+        return known
+    say("With a universal lexicon nothing of meta-training is replayed.")
+    return None
+
+
+def text_beside(known: Known | None, read: Tokenised, config: FineTuneConfig, micro_tokens: int) -> Beside | None:
     """Return what is learned beside each batch of a pair's text; None if there is nothing.
+
+    Text that was translated back comes as often as the pairs at most: of little there is less in an update.
 
     Args:
         known: text of meta-training.
-        network: that is fine-tuned; one of a universal lexicon reads one language at a time, and replays nothing.
         read: the text of the pair, with what was translated back.
-        pair: that is adapted to.
         config: how much of either there is beside a batch.
         micro_tokens: padded tokens of a forward-backward pass.
     """
-    parts: list[TextBeside] = []
+    parts: list[Beside] = []
     pad, batch = read.tokenizer.pad_id, batch_tokens(read.train, config)
-    if known is not None and lexicon_of(network) is not None:
-        say("With a universal lexicon nothing of meta-training is replayed.")
-    elif known is not None:
+    if known is not None:
         tokens = max(1, round(config.replay * batch))
         say(f"Beside each update {tokens:,} target tokens of {len(known.tasks)} meta-train sets are learned again")
-        parts.append(TextBeside(known.tasks, known.outer, tokens, config.replay, micro_tokens, pad))
-    if read.synthetic is not None and config.synthetic:
-        tokens = max(1, round(config.synthetic * batch))
+        parts.append(Replay(known.tasks, known.outer, tokens, config.replay, micro_tokens, pad))
+    if read.synthetic is not None:
+        sizes = [int(text.target.offsets[-1]) for text in (read.synthetic, read.train)]
+        share = min(config.synthetic, sizes[0] / sizes[1])
+        tokens = max(1, round(share * batch))
         say(f"Beside each update {tokens:,} target tokens of {len(read.synthetic):,} back-translated pairs are learned")
-        task = make_task(pair, read.synthetic, "back-translated", BatchConfig(max_sentence_tokens=MAX_SENTENCE_TOKENS))
-        parts.append(TextBeside([task], OuterConfig(), tokens, config.synthetic, micro_tokens, pad))
+        parts.append(Synthetic(read.synthetic, tokens, share, micro_tokens, pad))
     return (lambda seed, update: [item for part in parts for item in part(seed, update)]) if parts else None
 
 
-def text_alone(text: Text, known: Known | None, pair: Pair, most: int, seed: int) -> Iterable[str]:
-    """Return text of the target language alone: a user's, or what there is of it in that of meta-training.
+def with_text_alone(
+    read: Tokenised,
+    text: Text,
+    known: Known | None,
+    pair: Pair,
+    stores: Sequence[TokenStore],
+    config: FineTuneConfig,
+    seed: int,
+) -> tuple[Tokenised, dict[str, Any]]:
+    """Return a text with one of the target language alone translated back beside it, and what is noted of that.
+
+    It is a user's, or what the text of meta-training has of that language.
 
     Args:
-        text: with the user's files.
+        read: the text of the pair, drawn and with a dev set.
+        text: with the user's files, and what translates back.
         known: text of meta-training.
         pair: that is adapted to.
-        most: sentences of that which is known.
-        seed: of their draw.
+        stores: data folders whose dev and test sets of the pair are left out.
+        config: of the fine-tuning.
+        seed: of what is drawn.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such text.
+        CorpusError: nothing of it is left, or of its translation.
     """
-    if text.mono_files:
-        return chain.from_iterable(map(read_lines, text.mono_files))
-    if known is not None and (found := known.targets(pair.target, most, seed)):
-        return found
-    raise UsageError(
-        f"There is no text of {pair.target} alone for --back to translate: none is replayed.", "Give some: --mono FILE."
-    )
+    assert text.back is not None
+    most = sentences_seen(read, config)
+    lines: Iterable[str] = chain.from_iterable(map(read_lines, text.mono_files))
+    files: Sequence[Path] = text.mono_files
+    if not files:
+        if known is None or not (lines := known.targets(pair.target, most, seed)):
+            raise UsageError(
+                f"There is no text of {pair.target} alone for --back to translate: none is replayed.",
+                "Give some: --mono FILE.",
+            )
+        files = [known.data]
+    held_out = held_out_by(read, pair, stores)
+    read, facts = with_back_translation(read, lines, text.back, pair, held_out, most, seed)
+    return read, {"files": [str(path) for path in files], **facts}
 
 
 def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, config: FineTuneConfig) -> Known | None:

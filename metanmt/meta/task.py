@@ -107,11 +107,7 @@ def named_pairs(known: Sequence[Pair], names: Sequence[str], setting: str) -> li
 
 def load_task(store: TokenStore, pair: Pair, train_set: str, batch: BatchConfig) -> Task:
     """Return one training set of a pair as a task; of its sentence pairs some may be usable, or none."""
-    return make_task(pair, store.bitext(pair, train_set), train_set, batch)
-
-
-def make_task(pair: Pair, bitext: Bitext, train_set: str, batch: BatchConfig) -> Task:
-    """Return parallel text as a task; of its sentence pairs some may be usable, or none."""
+    bitext = store.bitext(pair, train_set)
     usable = bitext.shorter_than(batch.max_sentence_tokens)
     probe = usable[:: max(1, len(usable) // 10_000)]
     mean = float(bitext.target.lengths(probe).mean()) if len(probe) else 0.0

@@ -22,83 +22,89 @@ import numpy as np
 from metanmt.config import FineTuneConfig
 from metanmt.data.cleaning import CleaningRules, clean
 from metanmt.data.language import Pair
-from metanmt.data.own_pieces import texts_of
-from metanmt.data.store import TokenStore
+from metanmt.data.leakage import HeldOut
 from metanmt.errors import CorpusError, UsageError
-from metanmt.nmt.checkpoint import tuned_pair
+from metanmt.nmt.checkpoint import checkpoint_tokenizer, tuned_pair
 from metanmt.nmt.engine import open_engine
+from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.translate import translate
 from metanmt.nmt.tuning import batch_tokens, planned_updates
-from metanmt.nmt.tuning_text import Text, Tokenised, held_out_by, tokenized
-from metanmt.runlog import say
+from metanmt.nmt.tuning_text import Text, Tokenised, tokenized
+from metanmt.runlog import Progress, say
 
 BEAM = 5
+EVERY = 10_000  # lines, that are told
+MOST_SENTENCES = 50_000  # five minutes of two threads at the size `tiny`
 
 
 def check_back(text: Text, pair: Pair) -> None:
-    """Raise a UsageError if what translates back was fine-tuned for another pair than this one the other way round."""
-    tuned = None if text.back is None else tuned_pair(text.back)
+    """Raise a UsageError if what translates back was fine-tuned for another pair, or cannot write the source."""
+    if text.back is None:
+        return
+    tuned = tuned_pair(text.back)
     if tuned not in (None, pair.turned()):
         raise UsageError(
             f"--back {text.back} was fine-tuned for {tuned}; what is learned is {pair}.",
             f"Give a checkpoint that translates {pair.turned()}.",
         )
+    checkpoint_tokenizer(checkpoint_folder(text.back)).encode_source([], pair.turned())
 
 
 def sentences_seen(read: Tokenised, config: FineTuneConfig) -> int:
-    """Return of how many sentences that are translated back the updates of a fine-tuning see each once."""
+    """Return how many sentences that are translated back the updates of a fine-tuning see, 50,000 at most."""
     a_sentence = int(read.train.target.offsets[-1]) / len(read.train)
-    return math.ceil(
-        planned_updates(read.train, config) * config.synthetic * batch_tokens(read.train, config) / a_sentence
-    )
+    tokens = planned_updates(read.train, config) * config.synthetic * batch_tokens(read.train, config)
+    return min(MOST_SENTENCES, math.ceil(tokens / a_sentence))
 
 
 def with_back_translation(
-    read: Tokenised,
-    lines: Iterable[str],
-    back: Path,
-    pair: Pair,
-    store: TokenStore | None,
-    config: FineTuneConfig,
-    seed: int,
-    facts: dict[str, Any],
-) -> Tokenised:
-    """Return a text with sentence pairs beside it whose targets are text of the target language alone.
+    read: Tokenised, lines: Iterable[str], back: Path, pair: Pair, held_out: HeldOut, most: int, seed: int
+) -> tuple[Tokenised, dict[str, Any]]:
+    """Return a text with sentence pairs beside it whose targets are text of the target language alone, and its facts.
 
-    As many as the updates will see once, drawn at random; none that are in the text, or in what is chosen and judged
-    by. What became nonsense is left out, by the rules of `metanmt.data.cleaning`.
+    Drawn at random; none that are in the text, or in what is chosen and judged by. What became nonsense is left out, by
+    the rules of `metanmt.data.cleaning`.
 
     Args:
         read: the text, drawn and with a dev set.
         lines: of the target language.
         back: a checkpoint that translates these.
         pair: that is adapted to.
-        store: the data folder that the text is of, if it is of one.
-        config: of the fine-tuning.
+        held_out: the sentences that are left out, as `held_out_by` has them.
+        most: sentences to translate.
         seed: of the draw.
-        facts: how many sentences there are, and how many pairs of them, is noted in it.
 
     Raises:
         CorpusError: nothing is left of the lines, or of what became of them.
     """
-    known, held_out = set(texts_of(read.train.target, read.tokenizer)), held_out_by(read, pair, store)
-    cleaned = clean(((line, line) for line in lines), CleaningRules(keep_identical=True), Counter())
-    found = [line for line, _ in cleaned if line not in known and not held_out.leaks(line, line)]
-    if not found:
+    rng = np.random.default_rng([seed, 23])
+    drawn: list[str] = []
+    left = 0
+    with Progress(f"read text of {pair.target}", None, "lines") as progress:
+        cleaned = clean(((line, line) for line in lines), CleaningRules(keep_identical=True), Counter())
+        for count, (line, _) in enumerate(cleaned, start=1):
+            if count % EVERY == 0:
+                progress.advance(EVERY)
+            if held_out.leaks(line, line):
+                continue
+            left += 1
+            if left <= most:
+                drawn.append(line)
+            elif (place := int(rng.integers(left))) < most:  # every line is as likely to stay (Vitter 1985)
+                drawn[place] = line
+    if not drawn:
         raise CorpusError(
             f"No sentence of the text of {pair.target} alone is not in the pairs, the dev set or a test set.",
             "Give other text by --mono.",
         )
-    drawn = np.sort(np.random.default_rng([seed, 23]).permutation(len(found))[: sentences_seen(read, config)])
-    say(f"Of {len(found):,} sentences {len(drawn):,} are translated back into {pair.source}")
+    say(f"Of {left:,} sentences {len(drawn):,} are translated back into {pair.source}")
     engine, tokenizer = open_engine(back, pair=pair.turned())
-    targets = [found[index] for index in drawn]
-    sources = translate(engine, tokenizer, targets, pair.turned(), beam=BEAM, label=f"translate {pair.turned()}")
-    pairs = list(clean(zip(sources, targets, strict=True), CleaningRules(), Counter()))
+    sources = translate(engine, tokenizer, drawn, pair.turned(), beam=BEAM, label=f"translate {pair.turned()}")
+    pairs = list(clean(zip(sources, drawn, strict=True), CleaningRules(), Counter()))
     if not pairs:
         raise CorpusError(
             f"Of {len(drawn):,} sentences that {back} translated none is of a length that a translation has.",
             f"See what it makes of them: metanmt translate --model {back} --pair {pair.turned()}",
         )
-    facts["monolingual"] = {"sentences": len(found), "translated": len(drawn), "learned": len(pairs)}
-    return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair))
+    facts = {"back": str(back), "sentences": left, "translated": len(drawn), "usable": len(pairs)}
+    return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair)), facts

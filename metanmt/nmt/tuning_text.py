@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,6 +158,10 @@ def in_its_pieces(
     if new_pieces:
         read = _with_new_pieces(read, pair, new_pieces, facts, is_target)
         read = replace(read, train=_short_enough(read.train, str(pair), before, facts))
+    if read.synthetic is not None:
+        read = replace(
+            read, synthetic=_short_enough(read.synthetic, "What was translated back", before, facts, "of it")
+        )
     return replace(read, dev=_short_enough(read.dev, f"The dev set of {pair}", before, facts, "in dev"))
 
 
@@ -212,13 +216,14 @@ def _with_new_pieces(read: Tokenised, pair: Pair, most: int, facts: dict[str, An
     return Tokenised(train, dev, grown, spelled, synthetic)
 
 
-def held_out_by(read: Tokenised, pair: Pair, store: TokenStore | None) -> HeldOut:
-    """Return what a pair is chosen and judged by: the dev set, and the dev and test sets of a data folder."""
+def held_out_by(read: Tokenised, pair: Pair, stores: Iterable[TokenStore]) -> HeldOut:
+    """Return the sentences of a text, of its dev set, and of a pair's dev and test sets in data folders."""
     held_out = HeldOut()
-    sets = [(read.dev, read.tokenizer)]
-    if store is not None:
-        folders = load_tokenizer(store.tokenizer_folder)
-        sets += [(store.bitext(pair, name), folders) for name in store.sets(pair) if kind_of(name) != "train"]
+    sets = [(read.train, read.tokenizer), (read.dev, read.tokenizer)]
+    for store in stores:
+        tokenizer = load_tokenizer(store.tokenizer_folder)
+        for one in {pair, pair.turned()} & {*store.pairs()}:
+            sets += [(store.bitext(one, name), tokenizer) for name in store.sets(one) if kind_of(name) != "train"]
     for text, tokenizer in sets:
         for source, target in zip(texts_of(text.source, tokenizer), texts_of(text.target, tokenizer), strict=True):
             held_out.add(source, target)

@@ -16,8 +16,8 @@ from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
-from metanmt.meta.beside import Known, known_text, text_alone, text_beside
-from metanmt.nmt.back_translation import check_back, sentences_seen, with_back_translation
+from metanmt.meta.beside import Known, known_text, replayable, text_beside, with_text_alone
+from metanmt.nmt.back_translation import check_back
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
     keep_base,
@@ -89,9 +89,9 @@ def run(
         say_if_tuned_for_another(Path(init), pair)
     start = StartingPoint(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     known = None if init == SCRATCH else known_text(init, pair, replay, text.data, config)
-    network, read, drawn = _prepared(start, pair, text, config, known)
+    network, read, known, drawn = _prepared(start, pair, text, config, known)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
-    beside = text_beside(known, network, read, pair, config, micro_tokens)
+    beside = text_beside(known, read, config, micro_tokens)
     nobodys_rate = not config.learning_rate and init != SCRATCH
     config = config.resolved(from_scratch=init == SCRATCH, beside=beside is not None)
     with Interruption() as interruption:
@@ -112,7 +112,7 @@ def run(
         "init": init,
         "data": str(text.data or ", ".join(map(str, text.train_files))),
         **drawn,
-        "replayed": known.facts() if known and beside else None,
+        "replayed": known and known.facts(),
         "train_words": read.train_words,
         "dev_sentences": min(len(read.dev), config.dev_sentences),
         "seed": seed,
@@ -143,8 +143,8 @@ def _tuned(
 
 def _prepared(
     start: StartingPoint, pair: Pair, text: Text, config: FineTuneConfig, known: Known | None
-) -> tuple[PreTrainedModel, Tokenised, dict[str, Any]]:
-    """Return the model, the text, and what was drawn, dropped or added."""
+) -> tuple[PreTrainedModel, Tokenised, Known | None, dict[str, Any]]:
+    """Return the model, the text, what of the known one it can replay, and what was drawn, dropped or added."""
     check_back(text, pair)
     store = TokenStore.open(text.data) if text.data else None
     facts: dict[str, Any] = {}
@@ -169,17 +169,16 @@ def _prepared(
         cut_anew=bool(pieces) and foreign,
         seed=start.seed,
     )
-    if text.back is not None:
-        lines = text_alone(text, known, pair, sentences_seen(read, config), start.seed)
-        read = with_back_translation(read, lines, text.back, pair, store, config, start.seed, facts)
-        facts["monolingual"] |= {"files": list(map(str, text.mono_files)), "back": str(text.back)}
+    if text.back is not None and config.synthetic and config.update != "none":
+        stores = [folder for folder in (store, known and TokenStore.open(known.data)) if folder]
+        read, facts["monolingual"] = with_text_alone(read, text, known, pair, stores, config, start.seed)
     read = in_its_pieces(read, pair, facts, new_pieces=pieces, is_target=new.is_target)
     if network is None:
-        return start.made(read.tokenizer), read, facts
+        return start.made(read.tokenizer), read, None, facts
     if read.spelled:
         grow_embeddings(network, tokenizer.vocabulary_size, read.spelled)
     if new.counterparts is not None:
         aligned = new.begin(network, read, pair)
         facts["aligned_pieces"] = aligned
     say_if_foreign(read, pair)
-    return network, read, facts
+    return network, read, replayable(known, network), facts

@@ -16,11 +16,11 @@ from metanmt.data.own_pieces import texts_of
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CorpusError, UsageError
-from metanmt.meta.beside import Known, tasks_to_replay
+from metanmt.meta.beside import Known, tasks_to_replay, text_beside
 from metanmt.nmt import back_translation
 from metanmt.nmt.back_translation import check_back, sentences_seen, with_back_translation
 from metanmt.nmt.tuning import batch_tokens, planned_updates
-from metanmt.nmt.tuning_text import Text, Tokenised, tokenized
+from metanmt.nmt.tuning_text import Text, Tokenised, held_out_by, in_its_pieces, tokenized
 from metanmt.recipes import fine_tune
 from tests import toy
 from tests.recipes.test_fine_tune import QUICK
@@ -63,6 +63,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.extend(sentences)
         return [f"{sentence} back" for sentence in sentences]
 
+    monkeypatch.setattr(fine_tune, "check_back", lambda *arguments: None)
     monkeypatch.setattr(back_translation, "open_engine", lambda *arguments, **more: (None, None))
     monkeypatch.setattr(back_translation, "translate", translate)
     return seen
@@ -85,9 +86,9 @@ def test_it_is_translated_back_and_learned_beside(
     assert "are translated back into en" in said
     assert "back-translated pairs are learned" in said
     found = facts["monolingual"]
-    assert found["sentences"] >= found["translated"] >= found["learned"] > 0
+    assert found["sentences"] >= found["translated"] >= found["usable"] > 0
     assert (found["files"], found["back"]) == ([str(more)], str(back))
-    assert facts["target_tokens"] == pytest.approx(1.5 * plain["target_tokens"], rel=0.2)
+    assert 1.1 < facts["target_tokens"] / plain["target_tokens"] < 1.5  # there is less of it than of the pairs
     assert facts["updates"] == plain["updates"]
     assert facts["history"][1]["loss"] != plain["history"][1]["loss"]
     assert "monolingual" not in plain
@@ -125,12 +126,12 @@ def test_from_scratch_and_by_an_adapter(
     into = Text(train_files=files, mono_files=more, back=back)
     scratch = fine_tune.run("none", str(INTO), tmp_path / "out", into, QUICK)
     assert (scratch["config"]["learning_rate"], scratch["config"]["dropout"]) == (4e-3, 0.2)
-    assert scratch["monolingual"]["learned"]
+    assert scratch["monolingual"]["usable"]
     english = [written(tmp_path / "more.en", [line for line, _ in text[80:]])]
     out_of = Text(train_files=tuple(reversed(files)), mono_files=english, back=tmp_path / "out")
     settings = replace(QUICK, update="adapters")
     facts = fine_tune.run(str(run_folder), "is-en", tmp_path / "adapter", out_of, settings)
-    assert facts["monolingual"]["learned"]
+    assert facts["monolingual"]["usable"]
     assert (facts["config"]["learning_rate"], facts["config"]["dropout"]) == (1e-3, 0.2)
 
 
@@ -141,60 +142,105 @@ def read_text(data: Path, pairs: Sequence[tuple[str, str]]) -> Tokenised:
     return Tokenised(train, dev, tokenizer)
 
 
-def test_what_is_known_or_judged_by_is_not_translated(
-    data: Path, text: list[tuple[str, str]], echo: list[str], tmp_path: Path
-) -> None:
-    """Nor is an empty line, nor a sentence twice."""
+def translated(read: Tokenised, lines: Sequence[str], most: int = 1_000, seed: int = 1) -> tuple[Tokenised, Any]:
+    return with_back_translation(read, lines, Path("back"), FROM, held_out_by(read, FROM, []), most, seed)
+
+
+def test_what_is_known_or_judged_by_is_not_translated(data: Path, text: list[tuple[str, str]], echo: list[str]) -> None:
+    """In whatever case; nor is an empty line, nor a sentence twice."""
     read = read_text(data, text)
     train, dev = (texts_of(part.target, read.tokenizer) for part in (read.train, read.dev))
     new = list(dict.fromkeys(line for line, _ in text[100:] if line not in {*train, *dev}))
-    lines = [*train, "", *new, *(line.upper() for line in dev), *new]
-    facts: dict[str, Any] = {}
-    found = with_back_translation(read, lines, tmp_path, FROM, None, QUICK, 1, facts)
-    assert set(echo) <= set(new)
-    assert len(echo) == len(set(echo))
-    assert facts["monolingual"] == {"sentences": len(new), "translated": len(echo), "learned": len(echo)}
+    lines = [*train, "", *new, *(line.upper() for line in (*train, *dev)), *new]
+    found, facts = translated(read, lines)
+    assert echo == new
+    assert facts == {"back": "back", **dict.fromkeys(("sentences", "translated", "usable"), len(new))}
     assert found.synthetic is not None
     assert (found.train, found.dev) == (read.train, read.dev)
-    assert texts_of(found.synthetic.target, read.tokenizer) == echo
-    assert texts_of(found.synthetic.source, read.tokenizer) == [f"{line} back" for line in echo]
-    assert [new.index(line) for line in echo] == sorted(new.index(line) for line in echo)
+    assert texts_of(found.synthetic.target, read.tokenizer) == new
+    assert texts_of(found.synthetic.source, read.tokenizer) == [f"{line} back" for line in new]
 
 
-def test_as_much_is_translated_as_the_updates_see_once(
-    data: Path, text: list[tuple[str, str]], echo: list[str], tmp_path: Path
-) -> None:
+def test_every_sentence_is_as_likely_to_be_translated(data: Path, text: list[tuple[str, str]], echo: list[str]) -> None:
+    """Of more than are wanted, other ones by another seed."""
     read = read_text(data, text)
-    lines = [f"{line} {number}" for number in range(20) for line, _ in text]
+    lines = [f"number {number}" for number in range(40)]
+    drawn = []
+    for seed in range(200):
+        assert translated(read, lines, most=10, seed=seed)[1] == {
+            **{"back": "back", "sentences": 40},
+            **{"translated": 10, "usable": 10},
+        }
+        drawn.append(frozenset(echo))
+        echo.clear()
+    assert all(len(one) == 10 for one in drawn)
+    times = [sum(line in one for one in drawn) for line in lines]
+    assert min(times) > 50 - 6 * 6.1  # a binomial of 200 and a quarter has a deviation of 6.1
+    assert max(times) < 50 + 6 * 6.1
+    assert len(set(drawn)) > 190
+
+
+def test_as_much_is_translated_as_the_updates_see(data: Path, text: list[tuple[str, str]]) -> None:
+    read = read_text(data, text)
     for share in (0.5, 1.0):
         settings = replace(QUICK, synthetic=share)
-        with_back_translation(read, lines, tmp_path, FROM, None, settings, 1, {})
         tokens = share * planned_updates(read.train, settings) * batch_tokens(read.train, settings)
         mean = np.diff(read.train.target.offsets).mean()
-        assert len(echo) == sentences_seen(read, settings) == pytest.approx(tokens / mean, abs=1)
-        first = list(echo)
-        echo.clear()
-        with_back_translation(read, lines, tmp_path, FROM, None, settings, 2, {})
-        assert set(echo) != set(first)
-        echo.clear()
+        assert sentences_seen(read, settings) == pytest.approx(tokens / mean, abs=1)
+    many = replace(QUICK, synthetic=1e6)
+    assert sentences_seen(read, many) == back_translation.MOST_SENTENCES
+
+
+def test_little_of_it_comes_as_often_as_the_pairs(data: Path, text: list[tuple[str, str]], echo: list[str]) -> None:
+    read = read_text(data, text)
+    short, _ = translated(read, [line for line, _ in text[100:110]])
+    assert short.synthetic is not None
+    share = int(short.synthetic.target.offsets[-1]) / int(read.train.target.offsets[-1])
+    beside = text_beside(None, short, QUICK, 1_000)
+    assert beside is not None
+    assert [weight for _, weight in beside(1, 1)] == [pytest.approx(share)]
+    assert share < 0.3
+    plenty, _ = translated(read, [f"{line} {number}" for number in range(3) for line, _ in text])
+    beside = text_beside(None, plenty, replace(QUICK, synthetic=0.7), 1_000)
+    assert beside is not None
+    assert [weight for _, weight in beside(1, 1)] == [0.7]
+    assert echo
 
 
 def test_what_comes_back_as_nonsense_is_said(
-    data: Path, text: list[tuple[str, str]], echo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, text: list[tuple[str, str]], echo: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(back_translation, "translate", lambda *arguments, **more: ["" for _ in arguments[2]])
     lines = [line for line, _ in text[100:]]
     with pytest.raises(CorpusError, match="none is of a length that a translation has"):
-        with_back_translation(read_text(data, text), lines, tmp_path, FROM, None, QUICK, 1, {})
+        translated(read_text(data, text), lines)
     assert not echo
 
 
-def test_sentences_of_a_folders_test_set_are_left_out(run_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_what_is_too_long_is_left_out(data: Path, text: list[tuple[str, str]], echo: list[str]) -> None:
+    read, facts = read_text(data, text), dict[str, Any]()
+    long = "\u10d0" * 300  # each letter of which is three bytes, and as many pieces
+    found, _ = translated(read, [text[100][0], long])
+    assert found.synthetic is not None
+    assert len(found.synthetic) == len(echo) == 2
+    short = in_its_pieces(found, FROM, facts, new_pieces=0)
+    assert short.synthetic is not None
+    assert len(short.synthetic) == 1
+    assert facts["dropped"] == {"over 400 tokens of it": 1}
+    only, _ = translated(read, [long])
+    with pytest.raises(CorpusError, match="What was translated back has no usable sentence pair"):
+        in_its_pieces(only, FROM, facts, new_pieces=0)
+
+
+def test_sentences_of_a_folders_test_set_are_left_out(
+    run_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = TokenStore.open(data)
     tokenizer = load_tokenizer(store.tokenizer_folder)
     fi, test = Pair("fi", "en"), store.bitext(Pair("fi", "en"), "test-late")
     only = written(tmp_path / "test.en", texts_of(test.target, tokenizer))
     text = Text(data=data, budget_words=200, mono_files=[only], back=run_folder)
+    monkeypatch.setattr(fine_tune, "check_back", lambda *arguments: None)  # it cannot write Finnish
     with pytest.raises(CorpusError, match="is not in the pairs, the dev set or a test set"):
         fine_tune.run(str(run_folder), str(fi), tmp_path / "out", text, QUICK)
 
@@ -212,6 +258,7 @@ def test_mistakes_are_said(
         "fine_tune.synthetic above 0": [*into, *mono, "--back", str(back), "--set", "fine_tune.synthetic=0"],
         f"No file {tmp_path / 'nowhere'}": [*into, "--mono", str(tmp_path / "nowhere"), "--back", str(back)],
         "is not in the pairs": [*into, *mono, "--back", str(back)],
+        "cannot translate into 'is'": [*own, "--pair", "is-en", *mono, "--back", str(run_folder)],
         "was fine-tuned for is-en; what is learned is is-en": [*own, "--pair", "is-en", *mono, "--back", str(back)],
     }
     for said, arguments in wanted.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from metanmt.config import Config, OuterConfig
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError
-from metanmt.meta.beside import TextBeside, tasks_to_replay
+from metanmt.meta.beside import Replay, Synthetic, tasks_to_replay
 from metanmt.meta.task import load_tasks
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import fine_tune, prepare
@@ -97,7 +98,7 @@ def test_the_pair_that_is_adapted_to_is_left_out(kinds: TokenStore, tmp_path: Pa
 def test_an_update_has_as_many_tokens_as_are_asked_for(kinds: TokenStore, tokens: int, batches: int) -> None:
     outer = OuterConfig()
     tasks = load_tasks(kinds, Config().batch, outer)
-    beside = TextBeside(tasks, outer, tokens, 0.5, micro_tokens=1_000, pad_id=0)
+    beside = Replay(tasks, outer, tokens, 0.5, micro_tokens=1_000, pad_id=0)
     weighted = [beside(3, update) for update in range(1, 41)]
     assert {weight for update in weighted for _, weight in update} == {0.5 / batches}
     drawn = [[batch for batch, _ in update] for update in weighted]
@@ -108,6 +109,25 @@ def test_an_update_has_as_many_tokens_as_are_asked_for(kinds: TokenStore, tokens
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert len({str([part.source.tolist() for batch in update for part in batch]) for update in drawn}) == len(drawn)
+
+
+def test_what_was_translated_back_is_dealt_once_before_it_comes_again(kinds: TokenStore) -> None:
+    text = kinds.bitext(FINNISH, "train").head(40)
+    total = int(text.target.offsets[-1])
+
+    def dealt(tokens: int, seed: int, start: int) -> list[list[list[int]]]:
+        synthetic = Synthetic(text, tokens, 0.5, micro_tokens=1_000, pad_id=0)
+        updates = [synthetic(seed, update) for update in range(start, start - (-total // tokens))]
+        assert {weight for update in updates for _, weight in update} == {0.5}
+        return [[row for batch, _ in update for part in batch for row in part.source.tolist()] for update in updates]
+
+    for tokens in (total // 4, total // 3):
+        first = dealt(tokens, 3, 1)
+        assert first == dealt(tokens, 3, 1)
+        others = dealt(tokens, 3, 1 + len(first)), dealt(tokens, 4, 1)
+        assert first not in others
+        assert {len(list(chain.from_iterable(updates))) for updates in (first, *others)} == {40}
+    assert [len(update) for update in dealt(10 * total, 3, 1)] == [40]
 
 
 def test_it_is_the_default_of_a_data_folder(
@@ -185,7 +205,7 @@ def test_tasks_are_drawn_as_the_run_drew_them(kinds: TokenStore) -> None:
     """In proportion to their sentences at a temperature of 1; one set there is half as large as the others."""
     outer = OuterConfig(task_sampling="temperature", temperature=1.0)
     tasks = load_tasks(kinds, Config().batch, outer)
-    sampler = TextBeside(tasks, outer, 300, 1.0, micro_tokens=1_000, pad_id=0).sampler
+    sampler = Replay(tasks, outer, 300, 1.0, micro_tokens=1_000, pad_id=0).sampler
     sizes = np.array([len(task.usable) for task in tasks], dtype=float)
     assert sampler.probabilities == pytest.approx(sizes / sizes.sum())
     assert sizes.min() < 0.6 * sizes.max()
