@@ -49,8 +49,8 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="text of the target language alone, a sentence a line, but none that you test with: --back translates it, to "
-        "be learned beside the pair's own",
+        help="text of the target language alone, a sentence a line, but none that you test with: --back translates it, "
+        "to be learned beside the pair's own",
     )
     sub.add_argument(
         "--back",
