@@ -34,7 +34,7 @@ from metanmt.runlog import Progress, say
 
 BEAM = 5
 EVERY = 10_000  # lines, that are told
-MOST_SENTENCES = 50_000  # five minutes of two threads at the size `tiny`
+MOST_SENTENCES = 50_000  # four minutes of a thread at the size `tiny`
 
 
 def check_back(text: Text, pair: Pair) -> None:
