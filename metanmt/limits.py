@@ -147,6 +147,8 @@ def check_used(config: Config, given: Iterable[str], updates: Iterable[str] = ()
             "Set inner.update=head (or fine_tune.update=head), or leave it out.",
         )
     for text in given:
+        if text.strip().startswith("fine_tune.synthetic"):
+            raise ConfigError(f"--set {text} is for what fine-tune --back translates.", "Leave it out here.")
         for beginning, used, reason, remedy in USES:
             if text.strip().startswith(beginning) and not used(config):
                 if beginning == "adapter." and "adapters" in updates:

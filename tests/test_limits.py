@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metanmt.config import load_config
+from metanmt.config import Config, load_config
 from metanmt.errors import ConfigError
 from metanmt.limits import USES, check_used
 
@@ -33,6 +33,11 @@ def test_a_setting_that_would_change_nothing(beginning: str) -> None:
         check_used(load_config(Path("tiny"), given), given)
     assert "leave it out" in error.value.remedy.lower()
     check_used(load_config(Path("tiny"), [*given, *mended]), [*given, *mended])
+
+
+def test_where_nothing_is_translated_back() -> None:
+    with pytest.raises(ConfigError, match="is for what fine-tune --back translates"):
+        check_used(Config(), ["fine_tune.synthetic=2"])
 
 
 def test_the_head_moves_by_some_strategy() -> None:
