@@ -117,6 +117,12 @@ USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "is for --learner transfer",
         "Leave it out, or choose that learner.",
     ),
+    (
+        "fine_tune.synthetic",
+        lambda config: False,
+        "is for what fine-tune --back translates",
+        "Leave it out: here nothing is translated back.",
+    ),
 )
 """The beginning of a setting's name, whether it changes anything in a configuration, and what to say if not."""
 
@@ -147,8 +153,6 @@ def check_used(config: Config, given: Iterable[str], updates: Iterable[str] = ()
             "Set inner.update=head (or fine_tune.update=head), or leave it out.",
         )
     for text in given:
-        if text.strip().startswith("fine_tune.synthetic"):
-            raise ConfigError(f"--set {text} is for what fine-tune --back translates.", "Leave it out here.")
         for beginning, used, reason, remedy in USES:
             if text.strip().startswith(beginning) and not used(config):
                 if beginning == "adapter." and "adapters" in updates:
