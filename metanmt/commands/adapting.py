@@ -54,9 +54,9 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--back",
-        type=Path,
         metavar="TUNED",
-        help="a checkpoint that translates the pair the other way round, for --mono",
+        help="a checkpoint that translates the pair the other way round, for --mono, or for what the run's data has of "
+        "the target language; init = --init itself, adapted to that first on the same text and kept as OUT-back",
     )
     sub.add_argument("--seed", type=natural, default=1, help="draw of the budget, order, dropout (default: 1)")
     sub.add_argument(
@@ -127,7 +127,7 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
     config = _fine_tune_config(arguments)
     check_at_once(
         arguments.pair,
-        models=[Path(path) for path in (arguments.init, arguments.back) if path not in ("none", None)],
+        models=[Path(path) for path in (arguments.init, arguments.back) if path not in ("none", "init", None)],
         data=arguments.data,
         texts=[arguments.train, arguments.dev, arguments.mono],
         out=None if arguments.overwrite else arguments.out,

@@ -10,7 +10,7 @@ who add a related language's text; Robins 1995, "Catastrophic Forgetting, Rehear
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -31,7 +31,7 @@ from metanmt.errors import ConfigError, UsageError
 from metanmt.files import read_object
 from metanmt.meta.run import data_digest
 from metanmt.meta.task import EpisodeSampler, Task, chosen_sets, load_task
-from metanmt.nmt.back_translation import sentences_seen, with_back_translation
+from metanmt.nmt.back_translation import BY_INIT, drawn_lines, sentences_seen, with_back_translation
 from metanmt.nmt.checkpoint import check_tokenizer, checkpoint_tokenizer
 from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
@@ -170,6 +170,7 @@ def with_text_alone(
     stores: Sequence[TokenStore],
     config: FineTuneConfig,
     seed: int,
+    back: Callable[[], Path],
 ) -> tuple[Tokenised, dict[str, Any]]:
     """Return a text with one of the target language alone translated back beside it, and what is noted of that.
 
@@ -183,25 +184,25 @@ def with_text_alone(
         stores: data folders whose dev and test sets of the pair are left out.
         config: of the fine-tuning.
         seed: of what is drawn.
+        back: returns the checkpoint that translates back; called when there is something to translate.
 
     Raises:
         UsageError: there is no such text.
         CorpusError: nothing of it is left, or of its translation.
     """
-    assert text.back is not None
     most = sentences_seen(read, config)
     lines: Iterable[str] = chain.from_iterable(map(read_lines, text.mono_files))
     files: Sequence[Path] = text.mono_files
     if not files:
         if known is None or not (lines := known.targets(pair.target, most, seed)):
             raise UsageError(
-                f"There is no text of {pair.target} alone for --back to translate: none is replayed.",
+                f"There is no text of {pair.target} alone for --back to translate: data of meta-training has none.",
                 "Give some: --mono FILE.",
             )
         files = [known.data]
-    held_out = held_out_by(read, pair, stores)
-    read, facts = with_back_translation(read, lines, text.back, pair, held_out, most, seed)
-    return read, {"files": [str(path) for path in files], **facts}
+    drawn, facts = drawn_lines(lines, pair.target, held_out_by(read, pair, stores), most, seed)
+    read, made = with_back_translation(read, drawn, back(), pair, needed=text.back != BY_INIT)
+    return read, {"files": [str(path) for path in files], **facts, **made}
 
 
 def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, config: FineTuneConfig) -> Known | None:

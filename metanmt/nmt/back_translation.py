@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,31 +23,34 @@ from metanmt.config import FineTuneConfig
 from metanmt.data.cleaning import CleaningRules, clean
 from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
+from metanmt.data.own_pieces import texts_of
+from metanmt.data.store import Bitext
 from metanmt.errors import CorpusError, UsageError
 from metanmt.nmt.checkpoint import checkpoint_tokenizer, tuned_pair
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.translate import translate
 from metanmt.nmt.tuning import batch_tokens, planned_updates
-from metanmt.nmt.tuning_text import Text, Tokenised, tokenized
+from metanmt.nmt.tuning_text import SentencePairs, Text, Tokenised, tokenized
 from metanmt.runlog import Progress, say
 
 BEAM = 5
+BY_INIT = "init"  # `Text.back`: what is adapted, when it has been adapted to that on the same text
 EVERY = 10_000  # lines, that are told
 MOST_SENTENCES = 50_000  # four minutes of a thread at the size `tiny`
 
 
 def check_back(text: Text, pair: Pair) -> None:
     """Raise a UsageError if what translates back was fine-tuned for another pair, or cannot write the source."""
-    if text.back is None:
+    if text.back in (None, BY_INIT):
         return
-    tuned = tuned_pair(text.back)
+    tuned = tuned_pair(Path(text.back))
     if tuned not in (None, pair.turned()):
         raise UsageError(
             f"--back {text.back} was fine-tuned for {tuned}; what is learned is {pair}.",
             f"Give a checkpoint that translates {pair.turned()}.",
         )
-    checkpoint_tokenizer(checkpoint_folder(text.back)).encode_source([], pair.turned())
+    checkpoint_tokenizer(checkpoint_folder(Path(text.back))).encode_source([], pair.turned())
 
 
 def sentences_seen(read: Tokenised, config: FineTuneConfig) -> int:
@@ -57,30 +60,36 @@ def sentences_seen(read: Tokenised, config: FineTuneConfig) -> int:
     return min(MOST_SENTENCES, math.ceil(tokens / a_sentence))
 
 
-def with_back_translation(
-    read: Tokenised, lines: Iterable[str], back: Path, pair: Pair, held_out: HeldOut, most: int, seed: int
-) -> tuple[Tokenised, dict[str, Any]]:
-    """Return a text with sentence pairs beside it whose targets are text of the target language alone, and its facts.
+def turned(text: Text, read: Tokenised) -> Text:
+    """Return a text as it was drawn, with what is held out of it, for the pair the other way round."""
 
-    Drawn at random; none that are in the text, or in what is chosen and judged by. What became nonsense is left out, by
-    the rules of `metanmt.data.cleaning`.
+    def lines(part: Bitext) -> SentencePairs:
+        sides = (texts_of(side, read.tokenizer) for side in (part.target, part.source))
+        return list(zip(*sides, strict=True))
+
+    files = [text.data] if text.data else text.train_files
+    return Text(train_files=files, pairs={"train": lines(read.train), "dev": lines(read.dev)})
+
+
+def drawn_lines(
+    lines: Iterable[str], language: str, held_out: HeldOut, most: int, seed: int
+) -> tuple[list[str], dict[str, Any]]:
+    """Return sentences to translate back, cleaned and drawn at random, and how many there are.
 
     Args:
-        read: the text, drawn and with a dev set.
-        lines: of the target language.
-        back: a checkpoint that translates these.
-        pair: that is adapted to.
+        lines: text of the target language alone.
+        language: that one.
         held_out: the sentences that are left out, as `held_out_by` has them.
         most: sentences to translate.
         seed: of the draw.
 
     Raises:
-        CorpusError: nothing is left of the lines, or of what became of them.
+        CorpusError: nothing is left of the lines.
     """
     rng = np.random.default_rng([seed, 23])
     drawn: list[str] = []
     left = 0
-    with Progress(f"read text of {pair.target}", None, "lines") as progress:
+    with Progress(f"read text of {language}", None, "lines") as progress:
         cleaned = clean(((line, line) for line in lines), CleaningRules(keep_identical=True), Counter())
         for count, (line, _) in enumerate(cleaned, start=1):
             if count % EVERY == 0:
@@ -94,17 +103,39 @@ def with_back_translation(
                 drawn[place] = line
     if not drawn:
         raise CorpusError(
-            f"No sentence of the text of {pair.target} alone is not in the pairs, the dev set or a test set.",
+            f"No sentence of the text of {language} alone is not in the pairs, the dev set or a test set.",
             "Give other text by --mono.",
         )
-    say(f"Of {left:,} sentences {len(drawn):,} are translated back into {pair.source}")
+    say(f"Of {left:,} sentences of {language} {len(drawn):,} are translated back")
+    return drawn, {"sentences": left, "translated": len(drawn)}
+
+
+def with_back_translation(
+    read: Tokenised, drawn: Sequence[str], back: Path, pair: Pair, *, needed: bool = True
+) -> tuple[Tokenised, dict[str, Any]]:
+    """Return a text with sentence pairs beside it whose targets are text of the target language alone, and its facts.
+
+    What became nonsense is left out, by the rules of `metanmt.data.cleaning`.
+
+    Args:
+        read: the text, drawn and with a dev set.
+        drawn: sentences of the target language.
+        back: a checkpoint that translates these.
+        pair: that is adapted to.
+        needed: nothing that is usable is an error; else it is said, and the text is returned as it is.
+
+    Raises:
+        CorpusError: what became of them is of no use.
+    """
     engine, tokenizer = open_engine(back, pair=pair.turned())
     sources = translate(engine, tokenizer, drawn, pair.turned(), beam=BEAM, label=f"translate {pair.turned()}")
     pairs = list(clean(zip(sources, drawn, strict=True), CleaningRules(), Counter()))
-    if not pairs:
-        raise CorpusError(
-            f"Of {len(drawn):,} sentences that {back} translated none is of a length that a translation has.",
-            f"See what it makes of them: metanmt translate --model {back} --pair {pair.turned()}",
-        )
-    facts = {"back": str(back), "sentences": left, "translated": len(drawn), "usable": len(pairs)}
-    return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair)), facts
+    facts = {"back": str(back), "usable": len(pairs)}
+    if pairs:
+        return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair)), facts
+    nothing = f"Of {len(drawn):,} sentences that {back} translated none is of a length that a translation has."
+    if needed:
+        how = f"See what it makes of them: metanmt translate --model {back} --pair {pair.turned()}"
+        raise CorpusError(nothing, how)
+    say(f"{nothing} So {pair} is learned from its pairs alone.")
+    return read, facts

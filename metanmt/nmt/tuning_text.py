@@ -39,6 +39,10 @@ class Text:
     """Where the text of a fine-tuning comes from: sets of a data folder, or a user's own files.
 
     And text of the target language alone, with a checkpoint that translates it back, or that of meta-training.
+
+    Attributes:
+        back: that checkpoint; or "init", what is adapted itself, when it has been adapted to that on the same text.
+        pairs: what the files or the folder hold, by "train" and "dev", where that is drawn and cleaned already.
     """
 
     data: Path | None = None
@@ -48,7 +52,8 @@ class Text:
     train_files: Sequence[Path] = ()
     dev_files: Sequence[Path] = ()
     mono_files: Sequence[Path] = ()
-    back: Path | None = None
+    back: str | None = None
+    pairs: Mapping[str, SentencePairs] | None = None
 
     def check(self) -> None:
         """Raise a UsageError if it is not given once, if there are two uses for a set, or none."""
@@ -292,8 +297,10 @@ def _note_dropped(dropped: Mapping[str, int], facts: dict[str, Any]) -> None:
         say(_dropped_words(found))
 
 
-def own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> dict[str, SentencePairs]:
+def own_files(pair: Pair, text: Text, facts: dict[str, Any]) -> Mapping[str, SentencePairs]:
     """Return the cleaned pairs of a user's files; a train sentence that occurs in dev is dropped."""
+    if text.pairs is not None:
+        return text.pairs
     own: dict[str, SentencePairs] = {"train": [], "dev": []}
     dropped: Counter[str] = Counter()
     held_out = HeldOut()

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from metanmt.config import AdapterConfig, FineTuneConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
-from metanmt.data.tokenizer import load_tokenizer
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
-from metanmt.meta.beside import Known, known_text, replayable, text_beside, with_text_alone
-from metanmt.nmt.back_translation import check_back
+from metanmt.meta.beside import Known, known_text, replayable, tasks_to_replay, text_beside, with_text_alone
+from metanmt.nmt.back_translation import BY_INIT, check_back, turned
 from metanmt.nmt.checkpoint import (
     check_tokenizer,
     keep_base,
@@ -64,7 +64,8 @@ def run(
 ) -> dict[str, Any]:
     """Adapt, write the checkpoint with `fine_tune.json` beside it, and return what is in that file.
 
-    And "stop_requested": whether a stop was asked for, in time to be heeded ("interrupted") or not.
+    And "stop_requested": whether a stop was asked for, in time to be heeded ("interrupted") or not. Where `text.back`
+    is "init", the pair the other way round comes first, on the same text, and stays beside, as `out` with "-back".
 
     Args:
         init: a run or checkpoint to start from, or "none" to train from scratch.
@@ -88,8 +89,10 @@ def run(
         keep_base(Path(init), out, as_base=config.update == "adapters")
         say_if_tuned_for_another(Path(init), pair)
     start = StartingPoint(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
-    known = None if init == SCRATCH else known_text(init, pair, replay, text.data, config)
-    network, read, known, drawn = _prepared(start, pair, text, config, known)
+    likewise: dict[str, Any] = {"model": model, "adapter": adapter, "precision": precision, "overwrite": overwrite}
+    likewise |= {"seed": seed, "micro_tokens": micro_tokens}
+    back = partial(_back_by_init, init, pair, Path(f"{out}-back"), config, **likewise)
+    network, read, known, drawn = _prepared(start, pair, text, config, replay, back)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
     beside = text_beside(known, read, config, micro_tokens)
     nobodys_rate = not config.learning_rate and init != SCRATCH
@@ -112,7 +115,6 @@ def run(
         "init": init,
         "data": str(text.data or ", ".join(map(str, text.train_files))),
         **drawn,
-        "replayed": known and known.facts(),
         "train_words": read.train_words,
         "dev_sentences": min(len(read.dev), config.dev_sentences),
         "seed": seed,
@@ -123,10 +125,31 @@ def run(
         "versions": versions(),
     }
     with new_folder(out, overwrite=overwrite) as folder:
-        save_checkpoint(folder, network, read.tokenizer, pair)
-        facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        write_json(folder / TUNING_FILE, facts)
+        _write(folder, network, read.tokenizer, pair, facts)
     return {"model": str(out), **facts, "stop_requested": interruption.requested}
+
+
+def _write(folder: Path, network: PreTrainedModel, tokenizer: Tokenizer, pair: Pair, facts: dict[str, Any]) -> None:
+    """Write a checkpoint with the facts beside it, and note how large it is."""
+    save_checkpoint(folder, network, tokenizer, pair)
+    facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    write_json(folder / TUNING_FILE, facts)
+
+
+def _back_by_init(
+    init: str, pair: Pair, out: Path, config: FineTuneConfig, text: Text, replay: Path | None, **options: Any
+) -> Path:
+    """Adapt an initialisation to a pair the other way round, and return the checkpoint.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for.
+    """
+    say(f"First {pair.turned()} is learned, likewise, to translate back; that model stays, as {out}")
+    facts = run(init, str(pair.turned()), out, text, config, replay=replay, **options)
+    if facts["stop_requested"]:
+        raise KeyboardInterrupt(f"Stopped; the best weights of {pair.turned()} so far are in {out}.")
+    say(f"Now {pair}; if it is stopped, --back {out} goes on from here")
+    return out
 
 
 def _tuned(
@@ -142,10 +165,16 @@ def _tuned(
 
 
 def _prepared(
-    start: StartingPoint, pair: Pair, text: Text, config: FineTuneConfig, known: Known | None
+    start: StartingPoint,
+    pair: Pair,
+    text: Text,
+    config: FineTuneConfig,
+    replay: Path | None,
+    back_by_init: Callable[[Text, Path | None], Path],
 ) -> tuple[PreTrainedModel, Tokenised, Known | None, dict[str, Any]]:
-    """Return the model, the text, what of the known one it can replay, and what was drawn, dropped or added."""
+    """Return the model, the text, what of meta-training it can replay, and what was drawn, dropped or added."""
     check_back(text, pair)
+    known = None if start.init == SCRATCH else known_text(start.init, pair, replay, text.data, config)
     store = TokenStore.open(text.data) if text.data else None
     facts: dict[str, Any] = {}
     own = own_files(pair, text, facts)
@@ -171,14 +200,20 @@ def _prepared(
     )
     if text.back is not None and config.synthetic and config.update != "none":
         stores = [folder for folder in (store, known and TokenStore.open(known.data)) if folder]
-        read, facts["monolingual"] = with_text_alone(read, text, known, pair, stores, config, start.seed)
+        there = known
+        if there is None and store is not None:
+            there = Known(store.folder, *tasks_to_replay(Path(start.init), store, pair, asked=True))
+        by_init = partial(back_by_init, turned(text, read), known.data if known else None)
+        back = by_init if text.back == BY_INIT else partial(Path, text.back)
+        read, facts["monolingual"] = with_text_alone(read, text, there, pair, stores, config, start.seed, back)
     read = in_its_pieces(read, pair, facts, new_pieces=pieces, is_target=new.is_target)
     if network is None:
-        return start.made(read.tokenizer), read, None, facts
+        return start.made(read.tokenizer), read, None, {**facts, "replayed": None}
     if read.spelled:
         grow_embeddings(network, tokenizer.vocabulary_size, read.spelled)
     if new.counterparts is not None:
         aligned = new.begin(network, read, pair)
         facts["aligned_pieces"] = aligned
     say_if_foreign(read, pair)
-    return network, read, replayable(known, network), facts
+    known = replayable(known, network)
+    return network, read, known, {**facts, "replayed": known and known.facts()}

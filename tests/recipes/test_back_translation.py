@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +21,15 @@ from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CorpusError, UsageError
 from metanmt.meta.beside import Known, tasks_to_replay, text_beside
 from metanmt.nmt import back_translation
-from metanmt.nmt.back_translation import check_back, sentences_seen, with_back_translation
-from metanmt.nmt.tuning import batch_tokens, planned_updates
+from metanmt.nmt.back_translation import check_back, drawn_lines, sentences_seen, with_back_translation
+from metanmt.nmt.checkpoint import load_checkpoint, tuned_pair
+from metanmt.nmt.loss import Loss
+from metanmt.nmt.tuning import batch_tokens, evaluate_dev, planned_updates
 from metanmt.nmt.tuning_text import Text, Tokenised, held_out_by, in_its_pieces, tokenized
 from metanmt.recipes import fine_tune
 from tests import toy
 from tests.recipes.test_fine_tune import QUICK
+from tests.toy import weights_hash
 
 INTO, FROM = Pair("en", "is"), Pair("is", "en")
 
@@ -31,6 +37,12 @@ INTO, FROM = Pair("en", "is"), Pair("is", "en")
 def written(path: Path, lines: Sequence[str]) -> Path:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
+
+
+def loss_of(checkpoint: Path, pairs: Sequence[tuple[str, str]]) -> float:
+    """Return a model's loss on Icelandic beside English."""
+    model, tokenizer = load_checkpoint(checkpoint)
+    return evaluate_dev(model, tokenizer, FROM, tokenized(tokenizer, pairs, FROM), 0, Loss(0.0), "loss").loss
 
 
 @pytest.fixture(scope="module")
@@ -79,26 +91,88 @@ def test_it_is_translated_back_and_learned_beside(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = written(tmp_path / "more.is", [line for _, line in text[80:]])
-    own, beside = Text(train_files=files), Text(train_files=files, mono_files=[more], back=back)
+    own, beside = Text(train_files=files), Text(train_files=files, mono_files=[more], back=str(back))
     plain = fine_tune.run(str(run_folder), str(INTO), tmp_path / "without", own, QUICK, replay=data)
     facts = fine_tune.run(str(run_folder), str(INTO), tmp_path / "out", beside, QUICK, replay=data)
     said = capsys.readouterr().err
-    assert "are translated back into en" in said
+    assert "sentences of is " in said
     assert "back-translated pairs are learned" in said
     found = facts["monolingual"]
     assert found["sentences"] >= found["translated"] >= found["usable"] > 0
     assert (found["files"], found["back"]) == ([str(more)], str(back))
     assert 1.1 < facts["target_tokens"] / plain["target_tokens"] < 1.5  # there is less of it than of the pairs
     assert facts["updates"] == plain["updates"]
-    assert facts["history"][1]["loss"] != plain["history"][1]["loss"]
     assert "monolingual" not in plain
+
+
+def test_what_is_written_in_it_is_learned(
+    run_folder: Path, files: tuple[Path, Path], text: list[tuple[str, str]], tmp_path: Path, echo: list[str]
+) -> None:
+    """Text in capitals, of which the pairs have none."""
+    loud = [(icelandic, english.upper()) for english, icelandic in text[80:]]
+    out_of, settings = Text(train_files=tuple(reversed(files))), replace(QUICK, min_updates=20, max_updates=20)
+    fine_tune.run(str(run_folder), str(FROM), tmp_path / "without", out_of, settings)
+    out_of = replace(out_of, mono_files=[written(tmp_path / "loud.en", [line for _, line in loud])], back="echo")
+    fine_tune.run(str(run_folder), str(FROM), tmp_path / "with", out_of, settings)
+    assert len(echo) > 20
+    assert loss_of(tmp_path / "with", loud) < loss_of(tmp_path / "without", loud) - 0.5
+
+
+def test_by_what_is_adapted_itself(run_folder: Path, data: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    """It is what two commands do, one for each way."""
+    settings, both = {"config": QUICK, "replay": data}, Text(train_files=tuple(reversed(files)), back="init")
+    facts = fine_tune.run(str(run_folder), str(FROM), tmp_path / "out", both, **settings)
+    back = tmp_path / "out-back"
+    assert facts["monolingual"]["back"] == str(back)
+    assert facts["monolingual"]["files"] == [str(data)]
+    assert tuned_pair(back) == INTO
+    noted = json.loads((back / "fine_tune.json").read_text(encoding="utf-8"))
+    assert (noted["sentences"], noted["data"]) == (facts["sentences"], facts["data"])
+    assert noted["replayed"] == facts["replayed"]
+    by_hand = fine_tune.run(str(run_folder), str(FROM), tmp_path / "2", replace(both, back=str(back)), **settings)
+    assert by_hand["history"] == facts["history"]
+    one, two = (load_checkpoint(tmp_path / name)[0] for name in ("out", "2"))
+    assert weights_hash(one) == weights_hash(two)
+    (tmp_path / "out-back").rename(tmp_path / "3-back")
+    with pytest.raises(UsageError, match="3-back exists already"):
+        fine_tune.run(str(run_folder), str(FROM), tmp_path / "3", both, **settings)
+
+
+def test_by_what_is_adapted_itself_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    """From scratch too, which replays nothing: the text of meta-training is text of English all the same."""
+    text = Text(data=data, budget_words=200, back="init")
+    for init in (str(run_folder), "none"):
+        out = tmp_path / Path(init).name
+        facts = fine_tune.run(init, "fi-en", out, text, QUICK)
+        noted = json.loads((Path(f"{out}-back") / "fine_tune.json").read_text(encoding="utf-8"))
+        assert (noted["pair"], noted["sentences"], noted["init"]) == ("en-fi", facts["sentences"], init)
+        assert bool(noted["replayed"]) == bool(facts["replayed"]) == (init != "none")
+        assert facts["monolingual"]["translated"] > 10
+        assert facts["monolingual"]["files"] == [str(data)]
+
+
+def test_a_stop_on_the_way_back_keeps_what_there_is(
+    run_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune = fine_tune.fine_tune_soup
+
+    def stopped(*arguments: Any, **more: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return tune(*arguments, **more)
+
+    monkeypatch.setattr(fine_tune, "fine_tune_soup", stopped)
+    text = Text(data=data, budget_words=200, back="init")
+    with pytest.raises(KeyboardInterrupt, match="the best weights of en-fi so far are in"):
+        fine_tune.run(str(run_folder), "fi-en", tmp_path / "out", text, QUICK)
+    assert tuned_pair(tmp_path / "out-back") == Pair("en", "fi")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_run_has_learned_to_write_is_text_enough(
     run_folder: Path, data: Path, files: tuple[Path, Path], tmp_path: Path, echo: list[str]
 ) -> None:
     """English, of all its sets; the same for the same seed."""
-    out_of = Text(train_files=tuple(reversed(files)), back=run_folder)
+    out_of = Text(train_files=tuple(reversed(files)), back=str(run_folder))
     translated = []
     for name in ("one", "same"):
         facts = fine_tune.run(str(run_folder), str(FROM), tmp_path / name, out_of, QUICK, replay=data)
@@ -123,12 +197,12 @@ def test_from_scratch_and_by_an_adapter(
     run_folder: Path, files: tuple[Path, Path], back: Path, text: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     more = [written(tmp_path / "more.is", [line for _, line in text[80:]])]
-    into = Text(train_files=files, mono_files=more, back=back)
+    into = Text(train_files=files, mono_files=more, back=str(back))
     scratch = fine_tune.run("none", str(INTO), tmp_path / "out", into, QUICK)
     assert (scratch["config"]["learning_rate"], scratch["config"]["dropout"]) == (4e-3, 0.2)
     assert scratch["monolingual"]["usable"]
     english = [written(tmp_path / "more.en", [line for line, _ in text[80:]])]
-    out_of = Text(train_files=tuple(reversed(files)), mono_files=english, back=tmp_path / "out")
+    out_of = Text(train_files=tuple(reversed(files)), mono_files=english, back=str(tmp_path / "out"))
     settings = replace(QUICK, update="adapters")
     facts = fine_tune.run(str(run_folder), "is-en", tmp_path / "adapter", out_of, settings)
     assert facts["monolingual"]["usable"]
@@ -143,7 +217,9 @@ def read_text(data: Path, pairs: Sequence[tuple[str, str]]) -> Tokenised:
 
 
 def translated(read: Tokenised, lines: Sequence[str], most: int = 1_000, seed: int = 1) -> tuple[Tokenised, Any]:
-    return with_back_translation(read, lines, Path("back"), FROM, held_out_by(read, FROM, []), most, seed)
+    drawn, facts = drawn_lines(lines, "en", held_out_by(read, FROM, []), most, seed)
+    read, made = with_back_translation(read, drawn, Path("back"), FROM)
+    return read, facts | made
 
 
 def test_what_is_known_or_judged_by_is_not_translated(data: Path, text: list[tuple[str, str]], echo: list[str]) -> None:
@@ -208,12 +284,18 @@ def test_little_of_it_comes_as_often_as_the_pairs(data: Path, text: list[tuple[s
 
 
 def test_what_comes_back_as_nonsense_is_said(
-    data: Path, text: list[tuple[str, str]], echo: list[str], monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    text: list[tuple[str, str]],
+    echo: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(back_translation, "translate", lambda *arguments, **more: ["" for _ in arguments[2]])
-    lines = [line for line, _ in text[100:]]
+    lines, read = [line for line, _ in text[100:]], read_text(data, text)
     with pytest.raises(CorpusError, match="none is of a length that a translation has"):
-        translated(read_text(data, text), lines)
+        translated(read, lines)
+    assert with_back_translation(read, lines, Path("back"), FROM, needed=False) == (read, {"back": "back", "usable": 0})
+    assert "is-en is learned from its pairs alone" in capsys.readouterr().err
     assert not echo
 
 
@@ -239,7 +321,7 @@ def test_sentences_of_a_folders_test_set_are_left_out(
     tokenizer = load_tokenizer(store.tokenizer_folder)
     fi, test = Pair("fi", "en"), store.bitext(Pair("fi", "en"), "test-late")
     only = written(tmp_path / "test.en", texts_of(test.target, tokenizer))
-    text = Text(data=data, budget_words=200, mono_files=[only], back=run_folder)
+    text = Text(data=data, budget_words=200, mono_files=[only], back=str(run_folder))
     monkeypatch.setattr(fine_tune, "check_back", lambda *arguments: None)  # it cannot write Finnish
     with pytest.raises(CorpusError, match="is not in the pairs, the dev set or a test set"):
         fine_tune.run(str(run_folder), str(fi), tmp_path / "out", text, QUICK)
@@ -266,4 +348,4 @@ def test_mistakes_are_said(
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="fine-tuned for is-en; what is learned is lv-en"):
-        check_back(Text(back=back), Pair("lv", "en"))
+        check_back(Text(back=str(back)), Pair("lv", "en"))
