@@ -66,15 +66,21 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, overwrite: bool = False, refuse: bool = True) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends well, and is removed when it does not.
+
+    Args:
+        path: the folder.
+        overwrite: an existing one is replaced.
+        refuse: to begin where there is one; False if that was done before the work that is now to be saved.
 
     Raises:
         UsageError: `path` exists and is not empty, and `overwrite` is not given; or another process wrote it
             meanwhile, and what was made here lies beside it.
         OSError: it cannot be written; with the name of a file, whichever library wrote it.
     """
-    refuse_existing(path, overwrite=overwrite)
+    if refuse:
+        refuse_existing(path, overwrite=overwrite)
     with named_errors(path):
         target = path.resolve()  # a link stays one, and what it points to is replaced
         temporary, replaced = (target.with_name(f".{target.name}.{part}{os.getpid()}.tmp") for part in ("", REPLACED))

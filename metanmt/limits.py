@@ -89,7 +89,7 @@ USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     ),
     (
         "inner.",
-        lambda config: config.outer.learner not in ("joint", "transfer"),
+        lambda config: config.outer.learner not in ("joint", "aligned", "transfer"),
         "is for a learner with an inner loop",
         "Leave it out, or choose another --learner.",
     ),

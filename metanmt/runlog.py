@@ -107,8 +107,8 @@ class Progress:
         if self._inside is not None:
             self._inside.advance(units if self.unit == self._inside.unit else 0, self._line())
         elif self._bar is not None:
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
+            if self.note:
+                self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(units)
         elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = time.monotonic()

@@ -110,7 +110,7 @@ def plain(bench: Bench, batches: int) -> Step:
 
 def random_batch(bench: Bench, task: Task, rng: np.random.Generator) -> Batch:
     """Return a batch as a data loader makes it: sentences drawn at random, padded to the longest of them."""
-    wanted = bench.config.batch.max_tokens / task.mean_target_tokens
+    wanted = bench.config.batch.max_tokens / task.bitext.target.lengths(task.usable).mean()
     chosen = rng.choice(task.usable, max(1, round(wanted)), replace=False)
     return make_batch(task.bitext, chosen, 1 << 30, bench.tokenizer.pad_id)
 

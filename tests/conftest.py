@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 # Bits depend on the number of threads, and toy models are slower with more. Before torch is imported, here and in every
 # process that a test starts.
@@ -12,8 +13,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from metanmt.data.language import Pair
 from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer
+from metanmt.nmt import back_translation
 from tests import toy
 
 
@@ -42,3 +45,18 @@ def parrot(tokenizer: SentencePieceTokenizer) -> PreTrainedModel:
 @pytest.fixture(autouse=True)
 def _same_random_state() -> None:
     torch.manual_seed(1)
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A back-translation from English that marks its source, and what was translated."""
+    seen: list[str] = []
+
+    def translate(engine: object, tokenizer: object, sentences: Sequence[str], pair: Pair, **more: object) -> list[str]:
+        assert pair.source == "en"
+        seen.extend(sentences)
+        return [f"{sentence} back" for sentence in sentences]
+
+    monkeypatch.setattr(back_translation, "open_engine", lambda *arguments, **more: (None, None))
+    monkeypatch.setattr(back_translation, "translate", translate)
+    return seen

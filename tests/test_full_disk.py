@@ -148,6 +148,21 @@ def test_a_folder_that_another_process_wrote_meanwhile_is_not_replaced(tmp_path:
     assert str(beside) in error.value.remedy
 
 
+def test_work_that_is_done_is_not_lost_where_the_name_was_taken_before_it_is_saved(tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "a").write_text("theirs")
+
+    def save(*, refuse: bool) -> None:
+        with new_folder(tmp_path / "tuned", refuse=refuse) as folder:
+            (folder / "a").write_text("mine")
+
+    with pytest.raises(UsageError, match="exists already"):
+        save(refuse=True)
+    with pytest.raises(UsageError, match="meanwhile"):
+        save(refuse=False)
+    assert {(item / "a").read_text() for item in tmp_path.iterdir()} == {"mine", "theirs"}
+
+
 def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     path = tmp_path / "link"

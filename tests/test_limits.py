@@ -14,7 +14,7 @@ IDLE: dict[str, tuple[list[str], list[str] | None]] = {
     "adapter.": (["adapter.rank=4"], ["model.update=adapters", "model.checkpoint=run"]),
     "model.size": (["model.checkpoint=run", "model.size=base"], ["model.checkpoint="]),
     "model.ngram_characters": (["model.ngram_characters=3"], ["model.lexicon=ngrams"]),
-    "inner.": (["outer.learner=joint", "inner.steps=4"], ["outer.learner=fomaml"]),
+    "inner.": (["inner.steps=4"], ["outer.learner=fomaml"]),
     "inner.hidden": (["inner.hidden=4"], ["outer.learner=lstm"]),
     "outer.temperature": (["outer.temperature=2"], ["outer.task_sampling=temperature"]),
     "outer.first_share": (["outer.first_share=0.3"], ['outer.first_pairs=["es-en"]']),
@@ -35,6 +35,13 @@ def test_a_setting_that_would_change_nothing(beginning: str) -> None:
     assert "leave it out" in error.value.remedy.lower()
     if mended is not None:
         check_used(load_config(Path("tiny"), [*given, *mended]), [*given, *mended])
+
+
+@pytest.mark.parametrize("learner", ["joint", "aligned", "transfer"])
+def test_what_has_no_inner_loop_takes_no_settings_of_one(learner: str) -> None:
+    given = [f"outer.learner={learner}", "inner.learning_rate=0.1"]
+    with pytest.raises(ConfigError, match="is for a learner with an inner loop"):
+        check_used(load_config(Path("tiny"), given), given)
 
 
 def test_the_head_moves_by_some_strategy() -> None:

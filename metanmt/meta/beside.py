@@ -24,6 +24,7 @@ from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig, loa
 from metanmt.data.batch import Batch, epoch
 from metanmt.data.language import Pair
 from metanmt.data.own_pieces import texts_of
+from metanmt.data.source_form import SourceForm
 from metanmt.data.sources import read_lines
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import load_tokenizer
@@ -200,7 +201,8 @@ def with_text_alone(
                 "Give some: --mono FILE.",
             )
         files = [known.data]
-    drawn, facts = drawn_lines(lines, pair.target, held_out_by(read, pair, stores), most, seed)
+    form: SourceForm = getattr(read.tokenizer, "source_form", "written")
+    drawn, facts = drawn_lines(lines, pair.target, held_out_by(read, pair, stores), most, seed, form)
     read, made = with_back_translation(read, drawn, back(), pair, needed=text.back != BY_INIT)
     return read, {"files": [str(path) for path in files], **facts, **made}
 

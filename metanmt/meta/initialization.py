@@ -20,6 +20,7 @@ from metanmt.nmt.adapter import make_with_adapter
 from metanmt.nmt.lexicon import add_lexicon, hold_correction, lexicon_of
 from metanmt.nmt.model import has_adapter, move_only
 from metanmt.nmt.ngrams import share_ngrams
+from metanmt.nmt.vocabulary import has_one_table
 from metanmt.runlog import Progress, say
 from metanmt.runtime import device, seed_torch
 
@@ -59,8 +60,8 @@ def words_of_run(
     """Return the counterparts that a run's checkpoints keep, and its tasks, of languages that may be met as new ones.
 
     A run that fine-tuning could not use them of, with adapters or a universal lexicon, whose checkpoints have no
-    embeddings of their own, or of a pretrained vocabulary, does without either; and so does one that is to stop
-    meanwhile, which finds them when it goes on.
+    embeddings of their own or one table for each side, or of a pretrained vocabulary, does without either; and so does
+    one that is to stop meanwhile, which finds them when it goes on.
 
     Args:
         model: of the run.
@@ -70,7 +71,8 @@ def words_of_run(
         unseen: whether languages will be met as new ones.
         stop: asked before every task.
     """
-    if has_adapter(model) or lexicon_of(model) is not None or not isinstance(tokenizer, SentencePieceTokenizer):
+    universal = lexicon_of(model) is not None or not has_one_table(model)
+    if has_adapter(model) or universal or not isinstance(tokenizer, SentencePieceTokenizer):
         if unseen:
             say(f"No counterparts for adapters, a universal lexicon or a pretrained vocabulary: {NO_NEWCOMER}")
         return None, list(tasks)

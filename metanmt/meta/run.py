@@ -152,6 +152,8 @@ class Run:
         if self._metrics is not None and self._board is not None:
             os.fsync(self._metrics.fileno())
             self._board.sync()
+        if ends_joint:  # before it is there: whatever kills the run, a checkpoint that ends the phase has the link
+            self.link(JOINT, state.step)
         with new_folder(self.path(state.step), overwrite=True) as folder:
             save_checkpoint(folder, model, tokenizer, pair, lexicon=True)
             if self.counterparts is not None:
@@ -161,8 +163,6 @@ class Run:
             write_digests(folder)
         self.link("last", state.step)
         self.link("best", state.best_step)
-        if ends_joint:
-            self.link(JOINT, state.step)
         kept = {*self._steps()[-self.keep :], *(step for step in self._steps() if self._ends_joint(step))}
         keep = kept | {_best_step(self.path(step)) for step in kept}
         for step in self._steps():

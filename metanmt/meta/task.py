@@ -31,7 +31,6 @@ class Task:
     pair: Pair
     bitext: Bitext
     usable: Indices
-    mean_target_tokens: float
     train_set: str = "train"
     unseen: UnseenLanguage | None = None  # as which its source language may be met
 
@@ -108,10 +107,7 @@ def named_pairs(known: Sequence[Pair], names: Sequence[str], setting: str) -> li
 def load_task(store: TokenStore, pair: Pair, train_set: str, batch: BatchConfig) -> Task:
     """Return one training set of a pair as a task; of its sentence pairs some may be usable, or none."""
     bitext = store.bitext(pair, train_set)
-    usable = bitext.shorter_than(batch.max_sentence_tokens)
-    probe = usable[:: max(1, len(usable) // 10_000)]
-    mean = float(bitext.target.lengths(probe).mean()) if len(probe) else 0.0
-    return Task(pair, bitext, usable, mean, train_set)
+    return Task(pair, bitext, bitext.shorter_than(batch.max_sentence_tokens), train_set)
 
 
 def load_tasks(store: TokenStore, batch: BatchConfig, outer: OuterConfig) -> list[Task]:

@@ -24,6 +24,7 @@ from metanmt.data.cleaning import CleaningRules, clean
 from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
 from metanmt.data.own_pieces import texts_of
+from metanmt.data.source_form import SourceForm, in_form
 from metanmt.data.store import Bitext
 from metanmt.errors import CorpusError, UsageError
 from metanmt.nmt.checkpoint import checkpoint_tokenizer, tuned_pair
@@ -72,7 +73,7 @@ def turned(text: Text, read: Tokenised) -> Text:
 
 
 def drawn_lines(
-    lines: Iterable[str], language: str, held_out: HeldOut, most: int, seed: int
+    lines: Iterable[str], language: str, held_out: HeldOut, most: int, seed: int, form: SourceForm = "written"
 ) -> tuple[list[str], dict[str, Any]]:
     """Return sentences to translate back, cleaned and drawn at random, and how many there are.
 
@@ -82,6 +83,7 @@ def drawn_lines(
         held_out: the sentences that are left out, as `held_out_by` has them.
         most: sentences to translate.
         seed: of the draw.
+        form: in which the sources of what is held out are known.
 
     Raises:
         CorpusError: nothing is left of the lines.
@@ -94,7 +96,7 @@ def drawn_lines(
         for count, (line, _) in enumerate(cleaned, start=1):
             if count % EVERY == 0:
                 progress.advance(EVERY)
-            if held_out.leaks(line, line):
+            if held_out.leaks(in_form([line], form)[0], line):
                 continue
             left += 1
             if left <= most:

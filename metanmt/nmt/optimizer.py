@@ -38,13 +38,14 @@ def make_optimizer(
 def layer_matrices(model: nn.Module) -> list[torch.Tensor]:
     """Return the matrices of a model's layers: its projections.
 
-    Not the output's, which is often the embeddings', nor the two thin factors of an adapter.
+    Not the output's, which is often the embeddings', whatever stands around it; nor the two thin factors of an adapter.
     """
-    output = getattr(model, "get_output_embeddings", lambda: None)()
+    ends = (getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output"))
+    tables = {id(weight) for part in ends if part is not None for weight in part.parameters()}
     return [
         part.weight
         for name, part in model.named_modules()
-        if isinstance(part, nn.Linear) and part is not output and ADAPTER_PART not in name
+        if isinstance(part, nn.Linear) and id(part.weight) not in tables and ADAPTER_PART not in name
     ]
 
 

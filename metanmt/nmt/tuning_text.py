@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -276,7 +275,7 @@ def say_if_foreign(read: Tokenised, pair: Pair) -> None:
 
 def _say_how_it_is_read(sentences: SentencePairs, pair: Pair) -> None:
     """Show the first sentence pair, by which a person sees whether the sides are as they are meant to be."""
-    source, target = (shorten(side, 70, placeholder=" ...") for side in sentences[0])
+    source, target = (side if len(side) <= 70 else f"{side[:66]} ..." for side in sentences[0])
     say(f"The first pair:  {pair.source}  {source}  |  {pair.target}  {target}")
     quoted = sum(all(len(side) > 2 and side[0] == side[-1] == '"' for side in item) for item in sentences)
     if 10 * quoted > 9 * len(sentences):

@@ -21,6 +21,12 @@ from metanmt.nmt.model import update_weights
 NONE = "Leave fine_tune.new_pieces (--new-pieces) out."
 
 
+def has_one_table(model: PreTrainedModel) -> bool:
+    """Return whether both sides have the same embeddings: they do not where a universal lexicon was folded."""
+    table = model.get_input_embeddings().weight
+    return all(part.embed_tokens.weight is table for part in (model.get_encoder(), model.get_decoder()))
+
+
 def obstacle(model: PreTrainedModel | None, tokenizer: Tokenizer, update: str, *, lexicon: bool) -> ConfigError | None:
     """Return why the vocabulary of a model cannot gain pieces in an adaptation, or None.
 
@@ -37,6 +43,8 @@ def obstacle(model: PreTrainedModel | None, tokenizer: Tokenizer, update: str, *
     if model is None:
         return None
     table = model.get_input_embeddings().weight
+    if not has_one_table(model):
+        return ConfigError("Its sides have tables of their own, as from a universal lexicon, which cannot grow.", NONE)
     moving = {} if update == "adapters" else update_weights(model, update)
     if not any(weight is table for weight in moving.values()):
         return ConfigError(

@@ -16,7 +16,7 @@ from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.files import check_writable, write_json, write_text
 from metanmt.nmt.engine import open_engine
-from metanmt.nmt.folder import checkpoint_folder, is_hub_name
+from metanmt.nmt.folder import checkpoint_folder, is_hub_name, run_of
 from metanmt.nmt.score import score
 from metanmt.nmt.translate import translate
 from metanmt.runlog import say
@@ -104,8 +104,10 @@ def run(
 
 def _default_folder(model: Path, checkpoint: Path) -> Path:
     """Return `evaluation` in a model; for a checkpoint of a run, in the run, which deletes its checkpoints."""
-    of_run = checkpoint.parent.name == "checkpoints" and not (model / "config.toml").is_file()
-    return checkpoint.parents[1] / "evaluation" / checkpoint.name if of_run else model / "evaluation"
+    run = run_of(checkpoint)
+    if run is None or run == model.resolve():
+        return model / "evaluation"
+    return run / "evaluation" / checkpoint.name
 
 
 def _result_stem(folder: Path, stem: str, source: Path) -> str:

@@ -31,7 +31,7 @@ def run(model: Path, out: Path, pair_name: str | None = None, *, overwrite: bool
     network, tokenizer = load_checkpoint(model, pair)
     if lexicon_of(network):
         raise UsageError(f"{model} has a universal lexicon, which is written for one pair.", "Give it: --pair XX-YY.")
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, overwrite=overwrite, refuse=False) as folder:
         save_checkpoint(folder, network, tokenizer, pair)
         facts = {
             "made_from": str(checkpoint_folder(model)),

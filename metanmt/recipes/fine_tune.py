@@ -124,7 +124,7 @@ def run(
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": versions(),
     }
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, overwrite=overwrite, refuse=False) as folder:
         _write(folder, network, read.tokenizer, pair, facts)
     return {"model": str(out), **facts, "stop_requested": interruption.requested}
 

@@ -65,8 +65,9 @@ def run(
             phase = JointPhase(joint_phase, config, store.training_digest) if joint_phase and not resume else None
             files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
         with files, Interruption() as interruption:
-            if phase is not None and ranks.first:
-                phase.copy_to(files)
+            with ranks.together():
+                if phase is not None and ranks.first:
+                    phase.copy_to(files)
             training.start(files, interruption, resume=resume or phase is not None)
             training.until_done()
             if interruption.requested:
@@ -159,11 +160,11 @@ class _Training:
 
     def loaded(self) -> RunState:
         """Set the run to its newest whole checkpoint; the first process mends the folder before the others read it."""
-        if not self.ranks.first:
-            self.ranks.total(0)
-        state = self.files.load(self.initialization, self.optimizer, self.learner.own)
-        if self.ranks.first:
-            self.ranks.total(0)
+        state = RunState()
+        for first in (True, False):
+            with self.ranks.together():
+                if self.ranks.first is first:
+                    state = self.files.load(self.initialization, self.optimizer, self.learner.own)
         self.saved_step = state.step
         if 0 < state.micro_tokens < self.config.batch.micro_tokens:
             say(f"Micro-batches of {state.micro_tokens:,} tokens, as memory allowed before.")

@@ -42,7 +42,7 @@ class Trainer:
         self.optimizer = make_optimizer("muon", self.model, groups, learning_rate=1e-3, beta2=0.98, weight_decay=0.01)
         self.state = RunState()
 
-    def step(self, *, best: bool = False) -> None:
+    def step(self, *, best: bool = False, ends_joint: bool = False) -> None:
         """Move every weight, log, and save."""
         for parameter in self.model.parameters():
             parameter.grad = torch.ones_like(parameter)
@@ -50,7 +50,7 @@ class Trainer:
         step = self.state.step + 1
         self.state = replace(self.state, step=step, best_step=step if best else self.state.best_step)
         self.run.log({"step": step, "loss": 1.0 / step})
-        self.run.save(self.state, self.model, self.optimizer, self.tokenizer, PAIR)
+        self.run.save(self.state, self.model, self.optimizer, self.tokenizer, PAIR, ends_joint=ends_joint)
 
     def resume(self) -> RunState:
         """Go on as another process would: nothing but the folder is left of the former one."""
@@ -216,6 +216,32 @@ def test_a_kill_between_the_checkpoint_and_its_links(trainer: Trainer) -> None:
         trainer.run.link(link, 1)
     assert trainer.resume().step == 2
     assert (trainer.linked("best"), trainer.linked("last")) == (2, 2)
+
+
+def test_a_kill_behind_the_checkpoint_that_ends_the_joint_phase(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known as that, though the links of the run are of the one before; where it is not there, nothing is."""
+    trainer.step(best=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "link", killed_but_for("joint", Run.link))
+        with pytest.raises(RuntimeError, match="killed"):
+            trainer.step(best=True, ends_joint=True)
+    assert trainer.linked("last") == 1
+    assert trainer.resume().step == 2
+    assert (trainer.linked("joint"), trainer.linked("last")) == (2, 2)
+    shutil.rmtree(trainer.checkpoint(2))
+    assert trainer.resume().step == 1
+    assert not (trainer.folder / "joint").is_symlink()
+
+
+def killed_but_for(name: str, link: Callable[..., None]) -> Callable[..., None]:
+    def linked(run: Run, wanted: str, step: int | None) -> None:
+        if wanted != name:
+            raise RuntimeError("killed")
+        link(run, wanted, step)
+
+    return linked
 
 
 def test_the_optimiser_has_the_same_bits(trainer: Trainer) -> None:

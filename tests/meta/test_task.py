@@ -23,7 +23,7 @@ def task(name: str, sentences: int, first_id: int = 1) -> Task:
     lengths = np.random.default_rng(3).integers(2, 40, sentences)
     side = Side.of([[first_id + index] * int(length) for index, length in enumerate(lengths)])
     bitext = Bitext(side, side, lengths)
-    return Task(Pair(name, "en"), bitext, np.arange(sentences), float(lengths.mean()))
+    return Task(Pair(name, "en"), bitext, np.arange(sentences))
 
 
 def sentences(batch: Batch) -> set[int]:
@@ -128,7 +128,7 @@ def two_sided(sentences: int) -> Task:
     lengths = rng.integers(2, 60, sentences)
     source = Side.of([[1] * int(n) for n in np.maximum(1, lengths * rng.lognormal(0.3, 0.3, sentences))])
     target = Side.of([[1 + index] * int(n) for index, n in enumerate(lengths)])
-    return Task(Pair("de", "en"), Bitext(source, target, lengths), np.arange(sentences), float(lengths.mean()))
+    return Task(Pair("de", "en"), Bitext(source, target, lengths), np.arange(sentences))
 
 
 @pytest.mark.parametrize(("sentences", "window", "shelves"), [(6000, 8, 32), (6000, 1, 1), (100, 8, 3), (20, 8, 1)])
@@ -174,7 +174,7 @@ def test_every_sentence_is_drawn_as_often_as_any_other() -> None:
 
 def test_a_shelf_with_fewer_sentences_than_hands_takes_from_its_neighbour() -> None:
     side = Side.of([[1] * 50] * 8)
-    eight = Task(Pair("de", "en"), Bitext(side, side, np.full(8, 50)), np.arange(8), 50.0)
+    eight = Task(Pair("de", "en"), Bitext(side, side, np.full(8, 50)), np.arange(8))
     made = Shelves.of(eight, 8, 50)
     assert len(made.tokens) == 8
     for seed in range(40):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from metanmt.config import AdapterConfig
 from metanmt.nmt.adapter import passing_adapter
 from metanmt.nmt.optimizer import MuonAdamW, layer_matrices, make_optimizer
+from metanmt.nmt.vocabulary import own_rows
 from tests import toy
 
 RATE = 1e-2
@@ -48,6 +49,12 @@ def test_the_matrices_are_the_projections_of_the_layers(model: PreTrainedModel) 
     assert len(names) == layers[0] * 6 + layers[1] * 10
     assert all(".layers." in name and name.endswith(".weight") for name in names)
     assert not any("norm" in name or "embed" in name or "shared" in name for name in names)
+
+
+def test_a_table_with_rows_of_a_language_behind_it_is_none(model: PreTrainedModel) -> None:
+    names = names_of_matrices(model)
+    with own_rows([model], torch.zeros(2, model.config.d_model), written=True):
+        assert names_of_matrices(model) == names
 
 
 def test_the_factors_of_an_adapter_are_no_matrices_of_a_layer(model: PreTrainedModel) -> None:

@@ -32,7 +32,7 @@ def test_the_standard_error_is_that_of_the_paired_difference() -> None:
     one, other = evaluation(1, range(20)), evaluation(2, range(20, 40))
     rng = np.random.default_rng(0)
     by_hand = []
-    for _ in range(500):
+    for _ in range(250):
         drawn = rng.integers(100, size=100)
         references = [REFERENCES[number] for number in drawn]
         values = [

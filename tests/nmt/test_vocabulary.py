@@ -15,9 +15,11 @@ from metanmt.data.language import Pair
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.store import Bitext, Side
 from metanmt.data.tokenizer import SentencePieceTokenizer
-from metanmt.nmt.vocabulary import align_embeddings, begin_tag, grow_embeddings, obstacle
+from metanmt.nmt.lexicon import folded
+from metanmt.nmt.vocabulary import align_embeddings, begin_tag, grow_embeddings, has_one_table, obstacle
 from tests import toy
 from tests.nmt import pretrained
+from tests.nmt.lexicon import universal_model
 
 SPELLED = [[5, 6], [7, 8, 8]]
 
@@ -59,6 +61,13 @@ def test_a_universal_lexicon_cannot_grow(
 ) -> None:
     assert obstacle(toy_model, tokenizer, update, lexicon=False) is None
     assert "universal lexicon" in str(obstacle(toy_model, tokenizer, update, lexicon=True))
+
+
+def test_the_folded_tables_of_one_cannot_grow_either(tokenizer: SentencePieceTokenizer) -> None:
+    """They would get lost, since `transformers` puts the target's in their places."""
+    model = folded(universal_model(tokenizer), "de")
+    assert not has_one_table(model)
+    assert "tables of their own" in str(obstacle(model, tokenizer, "all", lexicon=False))
 
 
 def test_a_pretrained_vocabulary_is_left_alone(toy_model: PreTrainedModel, tmp_path: Path) -> None:

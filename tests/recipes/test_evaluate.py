@@ -108,6 +108,13 @@ def test_results_of_a_run_outlive_its_checkpoints(checkpoint: Path, files: tuple
     assert evaluated(run) == ("evaluation", two), "of the same name, and it says of what"
 
 
+def test_a_folder_called_checkpoints_is_no_run(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    model = tmp_path / "checkpoints" / "de"
+    shutil.copytree(checkpoint, model, ignore=shutil.ignore_patterns("evaluation"))
+    facts = evaluate.run(model=model, pair="de-en", source=files[0], reference=files[1], beam=1, bootstrap=0)
+    assert Path(facts["hypotheses"]).parent == model / "evaluation"
+
+
 def test_two_files_of_one_name_keep_their_results(
     checkpoint: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ SHORT = (
     "validation.times=1",
     "run.checkpoint_minutes=0",
     "inner.steps=2",
-    "inner.hidden=4",
+    "inner.hidden=2",
     "outer.parent_share=0.4",
 )
 UNSEEN = "outer.unseen_share=0.5"

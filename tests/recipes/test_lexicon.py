@@ -87,9 +87,12 @@ def test_files_are_read_as_they_stand_and_others_are_aligned_with_them(data: Pat
         vectors.run(folder, files={"fi": alien}, overwrite=True, sentences=50)
 
 
+INNER = "inner.steps=2", "inner.hidden=4"  # of an LSTM, one for every weight
+
+
 @pytest.mark.parametrize("learner", get_args(LearnerName))
 def test_a_correction_is_zero_at_every_start_and_no_outer_step_moves_it(with_vectors: Path, learner: str) -> None:
-    config = small_config(*LEXICON, f"outer.learner={learner}", "inner.learning_rate=0.5", "inner.steps=2")
+    config = small_config(*LEXICON, f"outer.learner={learner}", "inner.learning_rate=0.5", *INNER)
     training = _Training(config, TokenStore.open(with_vectors), ALONE)
     start = lexicon_of(training.initialization)
     first_order = learner in ("fomaml", "reptile", "lstm", "learned-optimizer")

@@ -31,7 +31,7 @@ def run_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("learner", get_args(LearnerName))
 def test_the_outer_loop_of_every_learner_moves_the_rows_of_ngrams(data: Path, learner: str) -> None:
-    config = small_config("model.lexicon=ngrams", f"outer.learner={learner}", "inner.steps=2")
+    config = small_config("model.lexicon=ngrams", f"outer.learner={learner}", "inner.steps=2", "inner.hidden=4")
     training = _Training(config, TokenStore.open(data), ALONE)
     steps = training.initialization.ngram_sharing.steps
     [episode] = training.learner.meta_batch(training.sampler, 0)[:1]

@@ -24,6 +24,14 @@ def test_the_first_pair_is_shown(run_folder: Path, tmp_path: Path, capsys: pytes
     assert "...  |  en  line 0 of the text more" in shown
 
 
+def test_of_a_script_without_spaces_the_beginning_is_shown(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("漢字" * 40 + str(number), line + " more" * 10) for number, line in enumerate(LINES)]
+    adapt(run_folder, "zh-en", tmp_path / "tuned", table(tmp_path / "my.tsv", rows))
+    assert f"zh  {'漢字' * 33} ...  |  en  line 0 of the text" in capsys.readouterr().err
+
+
 def test_the_quotation_marks_of_a_spreadsheet(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
