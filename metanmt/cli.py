@@ -29,15 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale; a file's name may hold what is no character
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    parsed = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    debug = False
     try:
-        parsed.command(parsed)
+        try:
+            parsed = parser().parse_args(arguments)
+            debug = parsed.debug
+            parsed.command(parsed)
+        finally:
+            _flush()
     except MetanmtError as error:
-        if parsed.debug:
+        if debug:
             raise
         say(f"metanmt: {error.cause}\n         {error.remedy}")
         return MISTAKE
@@ -46,14 +51,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return BROKEN_PIPE
     except OSError as error:
-        if parsed.debug or error.errno is None:
+        if debug or error.errno is None:
             raise
-        say(f"metanmt: {error.filename or 'a file'}: {error.strerror}.\n         {help_texts.remedy_for(error)}")
+        where = error.filename or "a file, or standard output"
+        say(f"metanmt: {where}: {error.strerror}.\n         {help_texts.remedy_for(error)}")
         return MISTAKE
     except KeyboardInterrupt as stop:
         say(f"metanmt: {str(stop) or 'Stopped; nothing half-written is left behind.'}")
         return INTERRUPTED
     return SUCCESS
+
+
+def _flush() -> None:
+    """Write what is printed now, and not when nothing can be said of it any more."""
+    try:
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            error.filename = "standard output"
+            _silence()
+        raise
+
+
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reader_is_gone() -> bool:
@@ -62,7 +84,7 @@ def _reader_is_gone() -> bool:
     poll.register(sys.stdout, 0)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _silence()
     return True
 
 

@@ -6,8 +6,8 @@ hand, and gathers the results in a table.
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -60,8 +60,9 @@ class Training:
     @property
     def commands(self) -> tuple[str, ...]:
         """What does the same by hand."""
-        taken = f" --joint-phase {self.joint_phase}" if self.joint_phase else ""
-        return (f"meta-train {self.learner} --data {self.data} --out {self.run}{_given(self.settings)}{taken}",)
+        taken = ("--joint-phase", self.joint_phase) if self.joint_phase else ()
+        words = ("meta-train", self.learner, "--data", self.data, "--out", self.run, *_given(self.settings), *taken)
+        return (_command(*words),)
 
     @property
     def cost(self) -> float:
@@ -89,12 +90,12 @@ class Score:
     @property
     def commands(self) -> tuple[str, ...]:
         """What does the same by hand."""
-        text = f"--data {self.data} --pair {self.pair}"
-        scored = f"evaluate --model {self.model} {text} --bootstrap 0"
+        text = ("--data", self.data, "--pair", self.pair)
+        scored = _command("evaluate", "--model", self.model, *text, "--bootstrap", 0)
         if not self.budget_words:
             return (scored,)
-        adapt = f"fine-tune --init {self.init} {text} --budget {self.budget_words} --out {self.model}"
-        return f"{adapt}{_given(self.settings)}", scored
+        adapt = ("fine-tune", "--init", self.init, *text, "--budget", self.budget_words, "--out", self.model)
+        return _command(*adapt, *_given(self.settings)), scored
 
     @property
     def cost(self) -> float:
@@ -151,13 +152,13 @@ def run(
     with_languages(load_manifest(shipped_manifest("cldr")), languages)  # a slip leaves no folder behind
     _same_demo(out, {"languages": list(languages), "budget_words": budget_words, "target_tokens": target_tokens})
     data = out / "data"
-    chosen = f" --languages {','.join(languages)}" if languages else ""
-    say(f"\n$ metanmt prepare cldr --out {data}{chosen}")
+    chosen = ("--languages", ",".join(languages)) if languages else ()
+    say(f"\n$ {_command('prepare', 'cldr', '--out', data, *chosen)}")
     if not data.exists():
         prepare.run(shipped_manifest("cldr"), data, languages=languages)
     settings = [*SHORT, *([f"outer.max_target_tokens={target_tokens}"] if target_tokens else [])]
     trainings = _trainings(data, out, settings)
-    pairs = [str(pair) for pair in TokenStore.open(data).pairs("meta-test")]
+    pairs = _unseen(TokenStore.open(data), budget_words)
     scores = [score for pair in pairs for score in _scores(pair, data, out, budget_words)]
     _say_commands([*trainings, *(score for score in scores if score.pair == pairs[0])], pairs[1:])
     first = LEARNERS[0]
@@ -182,6 +183,17 @@ def run(
         "examples": _examples(rows, data),
         "elapsed_seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _unseen(store: TokenStore, budget_words: int) -> list[str]:
+    """Return the unseen pairs, each of which has as many words to adapt on."""
+    pairs = store.pairs("meta-test")
+    for pair in pairs:
+        if budget_words > (most := store.sets(pair)["train"]["target_words"]):
+            raise UsageError(
+                f"A budget of {budget_words:,} words is larger than the {most:,} of {pair}.", "Give a smaller --budget."
+            )
+    return [str(pair) for pair in pairs]
 
 
 def _trainings(data: Path, out: Path, settings: Sequence[str]) -> list[Training]:
@@ -211,13 +223,17 @@ def _say_commands(items: Sequence[Training | Score], others: Sequence[str]) -> N
     say("\nWhat follows is what these commands do:\n")
     for item in items:
         for command in item.commands:
-            say(f"$ metanmt {command}")
+            say(f"$ {command}")
     if others:
         say(f"\nand likewise for {', '.join(others)}.")
 
 
-def _given(settings: Sequence[str]) -> str:
-    return "".join(f" --set {setting}" for setting in settings)
+def _command(*words: object) -> str:
+    return shlex.join(["metanmt", *map(str, words)])
+
+
+def _given(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def _tuned_whole(folder: Path) -> bool:
@@ -229,14 +245,17 @@ def _tuned_whole(folder: Path) -> bool:
 def _same_demo(out: Path, settings: dict[str, Any]) -> None:
     """Make the demo's folder, or make sure that an existing one was made with the same settings."""
     path = out / "demo.json"
-    begun = out.exists() and any(item.name != path.name and not item.name.endswith(".tmp") for item in out.iterdir())
+    items = out.iterdir() if out.exists() else ()
+    begun = {item.name for item in items if item.name != path.name and not item.name.endswith(".tmp")}
     if begun:
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
+        there = read_object(path) if path.is_file() else {}
+        if begun == {"data"} and there:  # which depends on the languages alone
+            there = {**settings, "languages": there["languages"]}
+        if there != settings:
             raise UsageError(f"{out} exists already and is not of this demo.", "Give another --out.")
         say(f"Going on with {out}")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def _examples(rows: Sequence[dict[str, Any]], data: Path) -> list[dict[str, str]]:

@@ -128,6 +128,7 @@ examples:
   metanmt compare my.toml --data data --out comparison --json > comparison.json
 
 The same command goes on after any interruption and skips what is done; it writes comparison.md, .csv and .json.
+Paths in a comparison file start where the command is called; that of what it extends, beside the file.
 Meta-trainings and adaptations run in --jobs processes, which share the CPU's cores and the GPUs; OMP_NUM_THREADS limits
 the threads of each. The results depend on the number of threads in their last digits, not on the number of processes.
 

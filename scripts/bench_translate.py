@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint, or a run")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data folder")
-    parser.add_argument("--pair", type=Pair.parse, required=True, metavar="XX-YY")
+    parser.add_argument("--pair", required=True, metavar="XX-YY")
     parser.add_argument("--split", default="test", metavar="NAME")
     parser.add_argument("--sentences", type=int, default=500, metavar="N", help="the first N of the set")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
@@ -69,7 +69,7 @@ def main() -> int:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Run the rounds and print the table."""
-    pair = arguments.pair
+    pair = Pair.parse(arguments.pair)
     sources, references = (
         list(read_lines(arguments.data / "text" / str(pair) / f"{arguments.split}.{side}"))[: arguments.sentences]
         for side in (pair.source, pair.target)

@@ -60,6 +60,7 @@ def compare(comparison: str, work: Path, *more: str) -> list[str]:
 
 def pack(folder: Path, packed: Path) -> None:
     """Prepare the europe collection, and write its tokens as one small file."""
+    packed.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=packed.parent) as work:
         data = Path(work) / "data"
         prepare = ["prepare", str(ROOT / "corpora" / "europe.toml"), "--root", str(folder), "--out", str(data)]
@@ -157,7 +158,10 @@ def main() -> None:
         if not path.exists():
             sys.exit(f"There is no {path}.")
     if given.what == "pack":
-        pack(given.first, given.second)
+        try:
+            pack(given.first, given.second)
+        except subprocess.CalledProcessError as error:  # which has said why
+            sys.exit(error.returncode)
     elif given.what == "run":
         sys.exit(run(given.first, given.second, given.comparisons, given.work, given.seconds, given.jobs))
     else:

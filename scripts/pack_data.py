@@ -87,7 +87,7 @@ def pack(data: Path, out: Path, target_tokens: int) -> None:
             shutil.copytree(data / VECTORS, folder / VECTORS)
         facts["made_from"] = f"{facts['made_from']}, at most {most} target tokens of a set"
         (folder / FACTS_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        packed = Path(work) / out.name
+        packed = Path(work) / "packed.tar.xz"
         with tarfile.open(packed, "w:xz", preset=6) as archive:
             archive.add(folder, "data")
         packed.replace(out)

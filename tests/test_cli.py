@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -196,21 +197,47 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert "Stopped" in capsys.readouterr().err
 
 
-def test_nobody_reads_on() -> None:
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.parametrize("length", [2, 200_000])
+def test_nobody_reads_on(length: int) -> None:
     """As in `metanmt ... | head -1`: no traceback, and the exit code of other programs."""
     program = (
         "import sys\n"
         "from metanmt import cli\n"
         "from metanmt.pages import curve\n"
-        "curve.run = lambda *arguments: {'line': 'x' * 200_000}\n"
+        f"curve.run = lambda *arguments: {{'line': 'x' * {length}}}\n"
         "sys.exit(cli.main(['curve', 'folder', '--json']))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert unread([sys.executable, "-c", program]) == (141, b"")
+    assert unread([sys.executable, "-m", "metanmt", "--help"]) == (141, b"")
+
+
+def unread(command: list[str]) -> tuple[int, bytes]:
+    """Return the exit code and the messages of a command whose output nobody reads."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=BUFFERED)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 141
+    return process.wait(), process.stderr.read()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_the_output_is_full() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "metanmt", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=BUFFERED, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("metanmt: standard output: No space left on device.\n")
+    assert done.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_an_end_that_is_closed(closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m metanmt translate --model . --pair fi-en {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +246,7 @@ def test_nobody_reads_on() -> None:
         ("run", {"best": 7, "updates": 10}, ", at update 7 of 10, "),
         ("run", {"best": 30, "updates": 30, "soup": 3}, ", average of 3 runs, "),
         ("run", {"updates": 10}, ", no update of 10 was better: the model is --init's, unchanged, "),
+        ("run", {"updates": 10, "new_target": "sv"}, ": the model is --init's, with a tag for the target, "),
         ("run", {"updates": 10, "aligned_pieces": 9}, ": the model is --init's, with new pieces or aligned ones, "),
         ("none", {"updates": 10}, ", no update of 10 was better: the model is untrained, as it began, "),
         ("run", {}, ", at update 0 of 0, "),

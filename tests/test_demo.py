@@ -45,6 +45,12 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         demo.run(out, budget_words=60, languages=["xqx"])  # a slip, which must not block the folder
     with pytest.raises(KeyboardInterrupt):
         demo.run(out, budget_words=60, jobs=1)
+    with pytest.raises(UsageError, match=r"words is larger than the [\d,]+ of fi-en"):
+        demo.run(tmp_path / "much", budget_words=10**6, jobs=1)
+    with pytest.raises(UsageError, match=r"larger than"):  # and not that the folder is of another demo
+        demo.run(tmp_path / "much", budget_words=10**5, jobs=1)
+    with pytest.raises(UsageError, match="not of this demo"):
+        demo.run(tmp_path / "much", budget_words=60, languages=["is"])
     with pytest.raises(UsageError, match="not of this demo"):
         demo.run(out, budget_words=61)
     results = demo.run(out, budget_words=60, jobs=1)

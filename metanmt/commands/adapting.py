@@ -183,6 +183,8 @@ def _chosen(facts: dict[str, Any]) -> str:
     start = "untrained, as it began" if facts["init"] == "none" else "--init's, unchanged"
     if facts.get("aligned_pieces") or facts.get("new_pieces"):
         start = "--init's, with new pieces or aligned ones"
+    elif facts.get("new_target"):
+        start = "--init's, with a tag for the target"
     return f"no update of {facts['updates']} was better: the model is {start}"
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from metanmt.commands.shared import check_at_once, model_arguments, pair_argument, print_json, resamples, show
+from metanmt.errors import UsageError
 
 
 def _translate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -17,6 +18,8 @@ def _translate(arguments: argparse.Namespace) -> None:
     check_at_once(arguments.pair, models=[arguments.model])
     from metanmt.recipes import translate
 
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("Standard input or output is closed.", "Call it so: metanmt translate ... < in.txt > out.txt")
     translate.run(
         arguments.model,
         arguments.pair,

@@ -189,8 +189,8 @@ def format_comparison(found: dict[str, Any]) -> str:
     lines.append((adapted if any(row["budget"] for row in found["rows"]) else "") + f"Scored on {found['test_set']}.")
     lines.append(
         f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "
-        f"and draws and corrected for {found['comparisons']} comparisons, excludes zero. Each arm is one meta-"
-        "training: what another of its seeds would give is not in the interval."
+        f"{'and draws ' if draws > 1 else ''}and corrected for {found['comparisons']} comparisons, excludes zero. Each "
+        "arm is one meta-training: what another of its seeds would give is not in the interval."
     )
     lines += _score_tables(found)
     for other in found["other_test_sets"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from socket import getaddrinfo
 from urllib.parse import urlsplit
@@ -82,6 +83,8 @@ _say_once = functools.cache(say)  # model, tokenizer and configuration are each 
 def not_loaded(what: str, name: str, reason: object, remedy: str) -> CheckpointError:
     """Return the error for a checkpoint from which something cannot be loaded, be it here or on the hub."""
     line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    if "HF_HUB_OFFLINE" in line and not os.environ.get("HF_HUB_OFFLINE"):  # which `_reachable` has set
+        line = "it was not fetched before, and there is no network"
     if Path(name).is_dir():
         return CheckpointError(f"No {what} can be loaded from {name}: {line}", remedy)
     return CheckpointError(f"There is no folder {name} here, and no {what} of that name on the hub: {line}", remedy)

@@ -26,7 +26,7 @@ class Pair:
             UsageError: the text is not of that form, or both sides are the same.
         """
         source, hyphen, target = text.partition("-")
-        remedy = "Write it as SOURCE-TARGET, such as fi-en."
+        remedy = "Write it as SOURCE-TARGET, such as fi-en; a code of several parts with underscores: pt_BR-en."
         if not (hyphen and CODE.fullmatch(source) and CODE.fullmatch(target)):
             raise UsageError(f"{text!r} is not a language pair.", remedy)
         if source == target:

@@ -110,6 +110,8 @@ def load_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     values, path = read_toml(path, shipped_manifest("cldr").parent, "manifest")
     _known(values, TOP_KEYS, str(path))
     folder = root or path.parent / Path(_typed(values, "root", str, str(path), ".")).expanduser()
+    if isinstance(values.get("groups"), dict):
+        raise ConfigError(f"[groups] in {path} is one table.", "Write each as [[groups]], in two brackets.")
     groups = _typed(values, "groups", list, str(path), [])
     pairs: dict[Pair, PairCorpus] = {}
     for number, group in enumerate(groups, start=1):

@@ -25,7 +25,7 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     for path in paths:
         if not path.is_file():
             raise missing_file(path)
-    kinds = [_bare_suffix(path) for path in paths]
+    kinds = [_bare_suffix(path).lower() for path in paths]
     if len(paths) == 2 and paths[0] != paths[1] and not {*kinds} & {*ROWS}:
         swapped = [_language_of(path, pair) for path in paths] == [pair.target, pair.source]
         return Source("moses", tuple(reversed(paths) if swapped else paths))

@@ -19,6 +19,11 @@ from metanmt.data.language import Pair
 from metanmt.errors import CorpusError
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
+MAGIC = {
+    **{".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"},
+    **{".bz2": b"BZh", ".zip": b"PK\x03\x04"},
+}
+START_BYTES = 8
 CHUNK_BYTES = 1 << 17
 SentencePair = tuple[str, str]
 
@@ -275,16 +280,27 @@ class _Zstandard(io.RawIOBase):
 
 
 def _conversion(path: Path) -> str:
-    """Return how to make UTF-8 of a file that is something else: UTF-16 if it says so, or a guess."""
+    """Return how to make UTF-8 of a file that is something else."""
     new = path.with_name(f"{path.stem}.utf8{path.suffix}")
     with _open(path) as file:
-        return f"{conversion_of(file.read(2))} {shlex.quote(str(path))} > {shlex.quote(str(new))}"
+        start = file.read(START_BYTES)
+    said = conversion_of(start)
+    return said if compression_of(start) else f"{said} {shlex.quote(str(path))} > {shlex.quote(str(new))}"
+
+
+def compression_of(start: bytes) -> str | None:
+    """Return the suffix of what a file of these first bytes is compressed by, or None."""
+    return next((suffix for suffix, magic in MAGIC.items() if start.startswith(magic)), None)
 
 
 def conversion_of(start: bytes) -> str:
-    """Return how to make UTF-8 of a text that is something else, by its first two bytes."""
-    found = "UTF-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
-    return f"Convert it, such as: iconv -f {found} -t UTF-8"
+    """Return how to make UTF-8 of a text that is something else, by its first bytes: UTF-16 and compression say so."""
+    if compressed := compression_of(start):
+        named = f", or give it a name that ends in {compressed}" if compressed in COMPRESSIONS else ""
+        return f"It is compressed ({compressed}): decompress it first{named}."
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "Convert it: iconv -f UTF-16 -t UTF-8"
+    return "Convert it from its encoding, perhaps LATIN1, ISO-8859-2 or CP1251: iconv -f ENCODING -t UTF-8"
 
 
 def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:
@@ -292,10 +308,14 @@ def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:
     if path.exists():
         kind = "a folder" if path.is_dir() else "a pipe or a device, which can be read only once"
         return CorpusError(f"{path} is {kind}.", "Give a file.")
-    if near := difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*")], n=1, cutoff=0.5):
+    if near := difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*")], n=1, cutoff=0.7):
         remedy = f"Did you mean {path.with_name(near[0])}?"
     return CorpusError(f"No file {path}.", remedy)
 
 
 def _damaged(path: Path, error: Exception) -> CorpusError:
+    with path.open("rb") as file:
+        plain = path.suffix in COMPRESSIONS and compression_of(file.read(START_BYTES)) != path.suffix
+    if plain:
+        return CorpusError(f"{path} is not compressed, as its name says.", f"Take {path.suffix} off the name.")
     return CorpusError(f"{path} is damaged: {error or type(error).__name__}.", "Copy or download it again.")

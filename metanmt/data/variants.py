@@ -62,7 +62,7 @@ def with_languages(manifest: Manifest, languages: Sequence[str]) -> Manifest:
         if not CODE.fullmatch(code) or code == target:
             raise UsageError(
                 f"--languages names {code!r}, which is no language to translate into {target}.",
-                "Give source languages, such as is,ka.",
+                "Give source languages, such as is,ka; a code of several parts with underscores, such as pt_BR.",
             )
     wanted = [Pair(code, target) for code in dict.fromkeys(languages)]
     seen, known = {_base(code) for code in languages}, (*old["meta-train"], *old["meta-dev"])

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Self
 
 import numpy as np
@@ -136,13 +137,13 @@ def data_vectors(data: Path, tokenizer_digest: str) -> AlignedVectors:
     path = data / FOLDER / VECTORS_FILE
     if not path.is_file():
         raise DataError(
-            f"{data} has no vectors, which a universal lexicon needs.", f"Make them: metanmt vectors {data}"
+            f"{data} has no vectors, which a universal lexicon needs.", f"Make them: metanmt vectors {quote(str(data))}"
         )
     vectors = _load(path, path.stat().st_mtime_ns)
     if vectors.tokenizer_digest != tokenizer_digest:
         raise DataError(
             f"The vectors in {data} belong to another tokenizer than its tokens.",
-            f"Make them anew: metanmt vectors {data} --overwrite",
+            f"Make them anew: metanmt vectors {quote(str(data))} --overwrite",
         )
     return vectors
 

@@ -222,6 +222,11 @@ def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, co
         tasks, outer = tasks_to_replay(Path(init), store, pair, asked=folder is not None)
         if tasks:
             return Known(where, tasks, outer)
+        if folder is not None:
+            raise UsageError(
+                f"--replay {folder} has no meta-train text but that of {pair}: nothing of it can be learned beside.",
+                "Give the data that --init learned from, or leave --replay out.",
+            )
     if run_of(Path(init)) is not None:
         say(
             "Nothing of meta-training is replayed, which is worth a point: give the run's data by --replay DATA (in a "

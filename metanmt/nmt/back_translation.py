@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def with_back_translation(
         return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair)), facts
     nothing = f"Of {len(drawn):,} sentences that {back} translated none is of a length that a translation has."
     if needed:
-        how = f"See what it makes of them: metanmt translate --model {back} --pair {pair.turned()}"
+        how = f"See what it makes of them: metanmt translate --model {quote(str(back))} --pair {pair.turned()}"
         raise CorpusError(nothing, how)
     say(f"{nothing} So {pair} is learned from its pairs alone.")
     return read, facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from metanmt.comparison.plan import SCRATCH
@@ -114,10 +115,13 @@ def _limits(comparison: Comparison) -> list[str]:
             f"No {METRICS['bleu']} reaches 1 ({best:.2f} at best): none of these translate usefully, "
             "and a lead says little."
         )
-    if len(found["draws"]) < 3:
+    draws = len(found["draws"]) if any(row["budget"] for row in found["rows"]) else math.inf
+    if draws == 1:
+        limits.append("There is one support draw: what others would give is not in the intervals.")
+    elif draws < 3:
         limits.append(
-            f"There are only {len(found['draws'])} support draws, so the spread over draws is poorly known "
-            "and the intervals are wide."
+            f"There are only {draws} support draws, so the spread over draws is poorly known and the intervals are "
+            "wide."
         )
     return limits
 

@@ -42,6 +42,7 @@ def write(folders: Sequence[Path], out: Path, *, budget: int | None = None, sent
     if sentences < 1:
         raise UsageError(f"{sentences} sentences cannot be shown.", "Give --sentences at least 1.")
     page = render([open_comparison(folder) for folder in folders], budget=budget, sentences=sentences)
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
     return len(page.encode())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from metanmt.data.own_files import detect_source, has_both_sides
 from metanmt.data.sources import Source, missing_file, read_pairs
 from metanmt.data.store import TokenStore
 from metanmt.errors import CorpusError, UsageError, did_you_mean
-from metanmt.files import check_writable, write_json, write_text
+from metanmt.files import check_writable, read_object, write_json, write_text
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.folder import checkpoint_folder, is_hub_name, run_of
 from metanmt.nmt.score import score
@@ -79,7 +78,7 @@ def run(
     )
     scores = score(hypotheses, references, target=language.target, bootstrap=bootstrap)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = _result_stem(folder, f"{pair}.{name}", own.paths[0])
+    stem = _result_stem(folder, f"{pair}.{name}", own.paths[0], out and model)
     hypothesis_file = folder / f"{stem}.hyp.{language.target}"
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
@@ -110,14 +109,18 @@ def _default_folder(model: Path, checkpoint: Path) -> Path:
     return run / "evaluation" / checkpoint.name
 
 
-def _result_stem(folder: Path, stem: str, source: Path) -> str:
-    """Return the name of a result's files: numbered where the result of another source has the name already."""
+def _result_stem(folder: Path, stem: str, source: Path, model: Path | None) -> str:
+    """Return the name of a result's files: numbered where the result of another source has the name already.
+
+    Or of another model, where that counts: in a folder of its own a model's result takes the place of an earlier one.
+    """
     for name in itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2))):
         try:
-            earlier = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["source"]
+            earlier = read_object(folder / f"{name}.json")
+            alike = Path(earlier["source"]).resolve() == source.resolve()
+            if alike and (model is None or Path(earlier["model"]).resolve() == model.resolve()):
+                break
         except (OSError, ValueError, KeyError, TypeError):
-            break
-        if Path(earlier).resolve() == source.resolve():
             break
     return name
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.data.language import Pair
+from metanmt.data.tokenizer import SentencePieceTokenizer
 from metanmt.errors import UsageError
 from metanmt.files import OR_OVERWRITE, new_folder, refuse_existing, write_json
-from metanmt.nmt.checkpoint import keep_base, load_checkpoint, save_checkpoint
+from metanmt.nmt.checkpoint import keep_base, load_checkpoint, save_checkpoint, tuned_pair
 from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.runtime import versions
@@ -22,13 +23,18 @@ def run(model: Path, out: Path, pair_name: str | None = None, *, overwrite: bool
     Args:
         model: an adapter, which is merged into its base; a checkpoint; or a run, of which it is the best one.
         out: the new folder.
-        pair_name: which pair plain `transformers` is to translate, such as "fi-en" (default: the tokenizer's first).
+        pair_name: which pair plain `transformers` is to translate, such as "fi-en" (default: what it was adapted to).
         overwrite: replace an existing checkpoint.
+
+    Raises:
+        UsageError: the model translates into several languages, or was made for one pair, and none is given.
     """
     refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=OR_OVERWRITE)
     keep_base(model, out)
-    pair = Pair.parse(pair_name) if pair_name else None
+    pair = Pair.parse(pair_name) if pair_name else tuned_pair(model)
     network, tokenizer = load_checkpoint(model, pair)
+    if pair is None and isinstance(tokenizer, SentencePieceTokenizer) and len(tokenizer.targets) > 1:
+        raise UsageError(f"{model} translates into {', '.join(tokenizer.targets)}.", "Say which: --pair XX-YY.")
     if lexicon_of(network):
         raise UsageError(f"{model} has a universal lexicon, which is written for one pair.", "Give it: --pair XX-YY.")
     with new_folder(out, overwrite=overwrite, refuse=False) as folder:

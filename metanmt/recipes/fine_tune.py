@@ -186,7 +186,8 @@ def _prepared(
         network, loaded = start.loaded()
         update_weights(network, start.update)  # what cannot move is said before anything is computed
         tokenizer = start.with_target(network, loaded, pair)
-        tagged = tokenizer is not loaded
+        if tagged := tokenizer is not loaded:
+            facts["new_target"] = pair.target
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
     new = start.newcomer(config, network, tokenizer, text, pair, tagged=tagged)

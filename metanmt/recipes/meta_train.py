@@ -160,7 +160,6 @@ class _Training:
 
     def loaded(self) -> RunState:
         """Set the run to its newest whole checkpoint; the first process mends the folder before the others read it."""
-        state = RunState()
         for first in (True, False):
             with self.ranks.together():
                 if self.ranks.first is first:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from metanmt.data.corpus import CorpusReport, write_corpus
@@ -69,7 +70,7 @@ def run(
     refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=remedy)
     given = _given_tokenizer(manifest, own)
     if (out / VECTORS).is_dir():
-        say(f"Note: the vectors of {out} go with its text; metanmt vectors {out} makes them anew.")
+        say(f"Note: the vectors of {out} go with its text; metanmt vectors {quote(str(out))} makes them anew.")
     with new_folder(out, overwrite=overwrite) as folder:
         report = write_corpus(manifest, folder)
         encoder = given or _own_tokenizer(manifest, report, folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from metanmt.data.language import Pair
-from metanmt.data.sources import conversion_of
+from metanmt.data.sources import START_BYTES, conversion_of
 from metanmt.errors import UsageError
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.translate import translate
@@ -72,7 +72,7 @@ def run(
 def _decoded(lines: Iterable[bytes], progress: Progress) -> Iterator[str]:
     start = b""
     for number, raw in enumerate(lines, start=1):
-        start = start or raw[:2]
+        start = start or raw[:START_BYTES]
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:

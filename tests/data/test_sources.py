@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -219,24 +220,30 @@ def test_not_utf8(tmp_path: Path) -> None:
     source.paths[0].write_bytes("yksi\nhyvä\nkolme\n".encode("latin-1"))
     caught = error(source)
     assert "x.fi is not UTF-8 at line 2." in caught.cause
-    assert "iconv -f LATIN1" in caught.remedy
+    assert "perhaps LATIN1, ISO-8859-2 or CP1251: iconv -f ENCODING" in caught.remedy
     source.paths[0].write_bytes("yksi\nhyvä\n".encode("utf-16"))
     assert "iconv -f UTF-16" in error(source).remedy
+    source.paths[0].write_bytes(gzip.compress(b"yksi\n"))
+    assert error(source).remedy == "It is compressed (.gz): decompress it first, or give it a name that ends in .gz."
+    source.paths[0].write_bytes(bz2.compress(b"yksi\n"))
+    assert error(source).remedy == "It is compressed (.bz2): decompress it first."
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-@pytest.mark.parametrize("kind", ["cut short", "not compressed", "scrambled"])
+@pytest.mark.parametrize("kind", ["cut short", "scrambled"])
 def test_a_damaged_file(tmp_path: Path, suffix: str, kind: str) -> None:
     text = lines([str(number * 7919) for number in range(20_000)])
     path = write(tmp_path / f"x.tsv{suffix}", text)
     whole = path.read_bytes()
     middle = len(whole) // 2
-    path.write_bytes(
-        {"cut short": whole[:middle], "not compressed": text.encode(), "scrambled": whole[:20] + bytes(middle)}[kind]
-    )
+    path.write_bytes({"cut short": whole[:middle], "scrambled": whole[:20] + bytes(middle)}[kind])
     with pytest.raises(CorpusError, match="is damaged: ") as caught:
         list(read_lines(path))
     assert "again" in caught.value.remedy
+    path.write_bytes(text.encode())
+    with pytest.raises(CorpusError, match="is not compressed, as its name says") as caught:
+        list(read_lines(path))
+    assert caught.value.remedy == f"Take {suffix} off the name."
 
 
 def test_an_empty_row_is_an_empty_pair(tmp_path: Path) -> None:

@@ -184,6 +184,18 @@ def test_the_finding_is_that_of_the_numbers(own_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("draws", "said"),
+    [(1, "what others would give is not in the intervals"), (2, "and the intervals are wide"), (3, "")],
+)
+def test_what_few_draws_leave_unknown(own_folder: Path, draws: int, said: str) -> None:
+    found = json.loads((own_folder / "comparison.json").read_text(encoding="utf-8"))
+    write_json(own_folder / "comparison.json", {**found, "draws": list(range(draws))})
+    text = " ".join(finding(open_comparison(own_folder)))
+    assert said in text
+    assert ("support draw" in text) == bool(said)
+
+
+@pytest.mark.parametrize(
     ("value", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (-0.06, "−0.1"), (10.0, "+10.0"), (0, "0.0")]
 )
 def test_a_difference_of_nothing_has_no_sign(value: float, text: str) -> None:

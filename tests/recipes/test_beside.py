@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +16,7 @@ from metanmt.cli import main
 from metanmt.config import Config, OuterConfig
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
-from metanmt.errors import CheckpointError
+from metanmt.errors import CheckpointError, UsageError
 from metanmt.meta.beside import Replay, Synthetic, tasks_to_replay
 from metanmt.meta.task import load_tasks
 from metanmt.nmt.tuning_text import Text
@@ -158,6 +160,17 @@ def test_beside_files_of_ones_own(
     assert HINT not in capsys.readouterr().err
     assert adapt("none", "is-en", tmp_path / "scratch", text)["replayed"] is None
     assert HINT not in capsys.readouterr().err
+
+
+def test_of_data_that_is_asked_for_and_has_nothing_to_replay(run_folder: Path, data: Path, tmp_path: Path) -> None:
+    one = TokenStore.open(data).facts
+    alone = Path(shutil.copytree(data, tmp_path / "data"))
+    one["pairs"] = {"de-en": one["pairs"]["de-en"], "fi-en": one["pairs"]["fi-en"]}
+    (alone / "data.json").write_text(json.dumps(one), encoding="utf-8")
+    text = Text(data=data, budget_words=200)
+    with pytest.raises(UsageError, match="has no meta-train text but that of de-en"):
+        adapt(run_folder, "de-en", tmp_path / "out", text, replay=alone)
+    assert adapt(run_folder, "fi-en", tmp_path / "out", text, replay=alone)["replayed"]["sets"] == ["de-en"]
 
 
 def test_where_what_it_taught_does_not_move_there_is_nothing_to_replay(

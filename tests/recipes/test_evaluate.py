@@ -141,6 +141,27 @@ def test_two_files_of_one_name_keep_their_results(
         assert json.loads((tmp_path / "out" / f"{stem}.json").read_text(encoding="utf-8"))["source"] == str(texts[0])
 
 
+def test_two_models_keep_their_results_in_one_folder(
+    checkpoint: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(checkpoint, tmp_path / "other", ignore=shutil.ignore_patterns("evaluation"))
+
+    def evaluated(model: Path) -> str:
+        facts = evaluate.run(
+            model=model,
+            pair="de-en",
+            source=files[0],
+            reference=files[1],
+            beam=1,
+            bootstrap=0,
+            out=tmp_path / "out",
+        )
+        return Path(facts["hypotheses"]).name
+
+    names = [evaluated(model) for model in (checkpoint, other, checkpoint, other)]
+    assert names == ["de-en.news.hyp.en", "de-en.news-2.hyp.en"] * 2
+
+
 def test_every_way_to_give_the_same_two_sides(checkpoint: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     tsv, packed = tmp_path / "news.tsv", [tmp_path / f"{path.name}.gz" for path in files]
     tsv.write_text("".join(f"{one}\t{other}\n" for one, other in PAIRS), encoding="utf-8")

@@ -18,7 +18,7 @@ from metanmt.errors import UsageError
 from metanmt.meta.validation import MetaValidation
 from metanmt.nmt.checkpoint import load_checkpoint
 from metanmt.nmt.tuning_text import Text
-from metanmt.recipes import evaluate, fine_tune, meta_train, prepare
+from metanmt.recipes import evaluate, export, fine_tune, meta_train, prepare
 from tests import toy
 from tests.recipes.conftest import ALONE, MANIFEST, small_config
 from tests.recipes.test_fine_tune import QUICK
@@ -100,10 +100,21 @@ def test_what_is_adapted_translates_and_goes_on_to_be_adapted(
             out=tmp_path / engine,
         )
         assert scores["sentences"] == 80
+    export.run(tmp_path / "tuned", tmp_path / "exported")  # for the pair that it was adapted to
+    english = files[0].read_text(encoding="utf-8").splitlines()
+    plain = [AutoTokenizer.from_pretrained(tmp_path / name)(english)["input_ids"] for name in ("tuned", "exported")]
+    assert plain[0] == plain[1]
     again = fine_tune.run(str(tmp_path / "tuned"), str(INTO), tmp_path / "again", text, QUICK)
     assert "new_pieces" not in again
     tokenizers = [load_tokenizer(tmp_path / name) for name in ("tuned", "again")]
     assert tokenizers[0].digest() == tokenizers[1].digest()
+
+
+def test_of_several_targets_an_export_is_told_which(run_of_both: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"translates into en, .*") as error:
+        export.run(run_of_both, tmp_path / "exported")
+    assert "--pair XX-YY" in error.value.remedy
+    assert export.run(run_of_both, tmp_path / "exported", "en-sv")["model"]
 
 
 @pytest.mark.parametrize("update", ["decoder", "head", "adapters", "none"])
