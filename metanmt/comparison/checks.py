@@ -34,6 +34,7 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
     plan = make_plan(compare, store)
     _check_unseen(plan, store)
     _check_replayed(plan, store)
+    _check_back_translation(plan, store)
     _check_sets(compare, {name: store.sets(Pair.parse(name)) for name in plan.pairs})
     if not compare.draws or len(set(compare.draws)) < len(compare.draws):
         raise ConfigError(f"The draws are {list(compare.draws)}.", "Give each seed once: draws = [1, 2, 3].")
@@ -75,6 +76,28 @@ def _check_replayed(plan: Plan, store: TokenStore) -> None:
             f"{other.folder} has no meta-train text cut by the tokenizer of {store.folder}: nothing to replay.",
             "Name the data that the checkpoints learned from, and prepare this one by it: prepare ... --tokenizer RUN.",
         )
+
+
+def _check_back_translation(plan: Plan, store: TokenStore) -> None:
+    """Raise a ConfigError if an arm cannot learn to translate back, or has no text of the target language."""
+    if not plan.compare.back_translation:
+        return
+    for arm in plan.arms:
+        updates = plan.compare.updates or (arm.config.fine_tune.update,)
+        if {*updates} != {"all"} or arm.universal or _has_lexicon(arm):
+            raise ConfigError(
+                f"Arm {arm.name} cannot learn the other direction, to translate back: that needs update = all, and no "
+                "universal lexicon.",
+                "Leave back_translation out, or that arm or update.",
+            )
+        folder = plan.compare.replay if plan.compare.replay and arm.learner != SCRATCH else ""
+        data = TokenStore.open(Path(folder)) if folder else store
+        written = {pair.target for pair in data.pairs("meta-train")}
+        if missing := [pair for pair in plan.pairs if Pair.parse(pair).target not in written]:
+            raise ConfigError(
+                f"{data.folder} has no meta-train text in the target language of {missing[0]}, to be translated back.",
+                f"Leave back_translation out, or that pair, or arm {arm.name}.",
+            )
 
 
 def _check_unseen(plan: Plan, store: TokenStore) -> None:

@@ -27,6 +27,8 @@ from metanmt.errors import ConfigError
 from metanmt.files import damage, lock_folder, new_folder, read_object, write_json
 from metanmt.meta.joint_phase import same_joint_phase
 from metanmt.meta.run import JOINT
+from metanmt.nmt.back_translation import BY_INIT
+from metanmt.nmt.folder import TUNING_FILE
 from metanmt.nmt.score import counts
 from metanmt.nmt.tuning_text import Text
 from metanmt.recipes import evaluate, fine_tune, meta_train, prepare, vectors
@@ -169,6 +171,8 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
         there = plan.compare.replay or store.pairs("meta-train")
         replayed = tuning.replay if there and plan.replays(cell) else 0.0
         cost = adapting * (1 + replayed) * tuning.soup + TRANSLATION_PASSES * tested
+        if plan.compare.back_translation and cell.budget:  # as much again, and what is translated, then learned
+            cost += adapting * ((1 + replayed) * tuning.soup + tuning.synthetic * (TRANSLATION_PASSES + tuning.soup))
         costs[str(cell.path)] = 0.0 if done(plan, cell, store, out) else cost
     return costs
 
@@ -203,6 +207,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 budget_words=cell.budget,
                 train_set=plan.compare.train_set,
                 dev_set=plan.compare.dev_set,
+                back=BY_INIT if plan.compare.back_translation else None,
             )
             facts = fine_tune.run(
                 init,
@@ -219,6 +224,9 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             )
         if facts.get("stop_requested"):
             raise KeyboardInterrupt(STOPPED)
+        if found := facts.get("monolingual"):
+            facts["target_tokens"] += read_object(Path(found["back"]) / TUNING_FILE)["target_tokens"]
+            shutil.rmtree(found["back"])
         scored = plan.test_sets(store, cell.pair)
         scores = {name: _score(plan, pair, name, store, model, folder) for name in scored}
         elapsed_seconds = round(time.monotonic() - started, 1)

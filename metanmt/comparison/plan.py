@@ -52,6 +52,9 @@ class CompareConfig:
     config: str = setting("tiny", "configuration of all arms: a file, or the name of a shipped one")
     set: tuple[str, ...] = setting((), "settings of all arms, each section.key=value")
     replay: str = setting("", "a data folder whose meta-train text is replayed in adapting (default: the data)")
+    back_translation: bool = setting(
+        False, "adapting learns target-language text too, translated back by the initialisation (fine-tune --back init)"
+    )
     pairs: tuple[str, ...] = setting((), "unseen pairs (default: every meta-test pair)")
     train_set: str = setting("train", "the set that budgets are drawn from")
     dev_set: str = setting("dev", "the set that chooses the weights in adapting")
@@ -149,7 +152,7 @@ class Plan:
         do the test sets, whose scores stand side by side in a result.
         """
         arm = self.arm(cell.arm)
-        since = [*ADAPTED_SINCE, *self._replayed(cell)]
+        since = [*ADAPTED_SINCE, *self._replayed(cell), *["translated back"] * self.compare.back_translation]
         facts = {
             "cell": asdict(cell),
             "arm": [arm.learner, arm.checkpoint and _files(Path(arm.checkpoint))],

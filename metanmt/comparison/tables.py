@@ -61,6 +61,7 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
     return {
         "name": plan.compare.name,
         "train_set": plan.compare.train_set,
+        "back_translation": plan.compare.back_translation,
         "draws": list(plan.compare.draws),
         "baseline": baseline,
         "confidence": plan.compare.confidence,
@@ -185,7 +186,8 @@ def format_comparison(found: dict[str, Any]) -> str:
     lines = [f"# {found['name']}", ""] if found["name"] else []
     draws, seeds = len(found["draws"]), ", ".join(map(str, found["draws"]))
     drawn = f"{draws} draws (seeds {seeds}), mean ± sd." if draws > 1 else f"one draw (seed {seeds})."
-    adapted = f"Adapted on the set {found['train_set']}, {drawn} "
+    beside = " and on text translated back" if found.get("back_translation") else ""  # not in older ones
+    adapted = f"Adapted on the set {found['train_set']}{beside}, {drawn} "
     lines.append((adapted if any(row["budget"] for row in found["rows"]) else "") + f"Scored on {found['test_set']}.")
     lines.append(
         f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "

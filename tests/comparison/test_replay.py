@@ -10,6 +10,7 @@ import pytest
 from metanmt.comparison.checks import checked_plan
 from metanmt.comparison.execute import estimate, load_result, run
 from metanmt.comparison.plan import ADAPTED_SINCE, ArmConfig, CompareConfig, Plan
+from metanmt.comparison.tables import collect, format_comparison
 from metanmt.data.store import TokenStore
 from metanmt.errors import MetanmtError
 from metanmt.recipes import meta_train, prepare
@@ -47,6 +48,37 @@ def test_text_of_another_folder_is_replayed(compare: CompareConfig, data: Path, 
         digests.append(plan.digest(cell, store))
     assert tokens[1] == pytest.approx(2 * tokens[0], rel=0.3)
     assert digests[0] != digests[1]
+
+
+def test_text_is_translated_back_by_the_initialisation(compare: CompareConfig, data: Path, tmp_path: Path) -> None:
+    """Once it has learned the other direction, which is a part of the cost and leaves nothing behind."""
+    found = []
+    for back in (False, True):
+        compare = replace(compare, replay=str(data), back_translation=back)
+        plan, store = run(compare, tmp_path / str(back), jobs=1)
+        [cell] = plan.cells
+        result = load_result(cell, tmp_path / str(back))
+        table = format_comparison(collect(plan, store, tmp_path / str(back)))
+        assert ("on text translated back" in table) == back
+        left = {path.name for path in (tmp_path / str(back) / cell.path).iterdir()}
+        assert left == {"result.json", "test.counts.npz", "test.hypotheses.txt"}
+        before = sum(estimate(plan, store, tmp_path / "nothing there").values())
+        found.append((result["adaptation"]["target_tokens"], before, plan.digest(cell, store)))
+    (tokens, cost, digest), (tokens_with, cost_with, digest_with) = found
+    assert 2 * tokens < tokens_with < 4 * tokens
+    assert 2 * cost < cost_with < 8 * cost
+    assert digest != digest_with
+
+
+def test_what_cannot_be_translated_back_is_said(compare: CompareConfig, data: Path) -> None:
+    compare = replace(compare, replay=str(data), back_translation=True)
+    with pytest.raises(MetanmtError, match="that needs update = all"):
+        planned(replace(compare, updates=("embeddings",)))
+    with pytest.raises(MetanmtError, match="no meta-train text in the target language of is-en"):
+        planned(replace(compare, replay=""))
+    with pytest.raises(MetanmtError, match="no meta-train text in the target language of is-en") as error:
+        planned(replace(compare, arms={**compare.arms, "none": ArmConfig(learner="none")}))
+    assert "arm none" in error.value.remedy
 
 
 def test_what_is_replayed_is_part_of_what_is_still_to_be_spent(
