@@ -81,7 +81,7 @@ examples:
   metanmt fine-tune --init run --replay data --pair en-xx --train my.en my.xx --out into    into a language: a new tag
   metanmt fine-tune --init run --replay data --pair en-xx --train my.en my.xx --mono more.xx --back tuned --out into
   metanmt fine-tune --init run --replay data --pair xx-en --train my.tsv --back into --out from    the run's English too
-  metanmt fine-tune --init run --replay data --pair xx-en --train my.tsv --back init --out from    in one: keeps from-back
+  metanmt fine-tune --init run --replay data --pair xx-en --train my.tsv --back init --out from    and from-back
   metanmt fine-tune --init none --data data --pair fi-en --out scratch       from scratch
   metanmt fine-tune --init run --data data --pair fi-en --update adapters --out fi    a patch; the model stays as it is
   metanmt fine-tune --init run --data data --pair fi-en --update head --set model.head='["decoder"]' --out tuned

@@ -28,7 +28,7 @@ from metanmt.data.own_pieces import texts_of
 from metanmt.data.source_form import SourceForm, in_form
 from metanmt.data.store import Bitext
 from metanmt.errors import CorpusError, UsageError
-from metanmt.nmt.checkpoint import checkpoint_tokenizer, tuned_pair
+from metanmt.nmt.checkpoint import checkpoint_tokenizer, tuned_chrf, tuned_pair
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.translate import translate
@@ -39,6 +39,7 @@ from metanmt.runlog import Progress, say
 BEAM = 5
 BY_INIT = "init"  # `Text.back`: what is adapted, when it has been adapted to that on the same text
 EVERY = 10_000  # lines, that are told
+WEAK = 17.0  # chrF++, below which a model that translates back is warned of: one of 14 did harm, one of 21 did good
 MOST_SENTENCES = 50_000  # four minutes of a thread at the size `tiny`
 
 
@@ -130,10 +131,16 @@ def with_back_translation(
     Raises:
         CorpusError: what became of them is of no use.
     """
+    chrf = tuned_chrf(back)
+    if chrf is not None and chrf < WEAK:
+        say(
+            f"Note: {back} has {chrf:.1f} chrF++ on its dev set. A model that hardly translates has nothing to teach, "
+            "and may do harm: compare with what is learned without --back."
+        )
     engine, tokenizer = open_engine(back, pair=pair.turned())
     sources = translate(engine, tokenizer, drawn, pair.turned(), beam=BEAM, label=f"translate {pair.turned()}")
     pairs = list(clean(zip(sources, drawn, strict=True), CleaningRules(), Counter()))
-    facts = {"back": str(back), "usable": len(pairs)}
+    facts = {"back": str(back), "back_chrf": chrf, "usable": len(pairs)}
     if pairs:
         return replace(read, synthetic=tokenized(read.tokenizer, pairs, pair)), facts
     nothing = f"Of {len(drawn):,} sentences that {back} translated none is of a length that a translation has."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from metanmt.config import AdapterConfig, ModelConfig
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer, load_tokenizer
-from metanmt.errors import CheckpointError, UsageError
+from metanmt.errors import CheckpointError, MetanmtError, UsageError
 from metanmt.files import read_object
 from metanmt.nmt.adapter import (
     Base,
@@ -152,9 +153,24 @@ def base_folder(folder: Path) -> Path:
 def tuned_pair(path: Path) -> Pair | None:
     """Return which pair a checkpoint was fine-tuned for; None if for none, or if that is not known."""
     try:
-        return Pair.parse(read_object(checkpoint_folder(path) / TUNING_FILE)["pair"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+        return Pair.parse(_tuning_facts(path)["pair"])
+    except (KeyError, TypeError, AttributeError, UsageError):
         return None
+
+
+def tuned_chrf(path: Path) -> float | None:
+    """Return the chrF++ of a fine-tuned checkpoint on its dev set; None if it was not chosen by scores, or is none."""
+    try:
+        return float(_tuning_facts(path)["best"]["chrf"]) or None  # it is 0 where the loss chose
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _tuning_facts(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(checkpoint_folder(path) / TUNING_FILE)
+    except (OSError, ValueError, MetanmtError):
+        return {}
 
 
 def say_if_tuned_for_another(path: Path, pair: Pair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,11 @@ def test_what_is_known_or_judged_by_is_not_translated(
     lines = [*train, "", *new, *(line.upper() for line in (*train, *dev)), *new]
     found, facts = translated(read, lines)
     assert echo == new
-    assert facts == {"back": "back", **dict.fromkeys(("sentences", "translated", "usable"), len(new))}
+    assert facts == {
+        "back": "back",
+        "back_chrf": None,
+        **dict.fromkeys(("sentences", "translated", "usable"), len(new)),
+    }
     assert found.synthetic is not None
     assert (found.train, found.dev) == (read.train, read.dev)
     assert texts_of(found.synthetic.target, read.tokenizer) == new
@@ -79,7 +84,7 @@ def test_every_sentence_is_as_likely_to_be_translated(
     drawn = []
     for seed in range(200):
         assert translated(read, lines, most=10, seed=seed)[1] == {
-            **{"back": "back", "sentences": 40},
+            **{"back": "back", "back_chrf": None, "sentences": 40},
             **{"translated": 10, "usable": 10},
         }
         drawn.append(frozenset(echo))
@@ -133,7 +138,8 @@ def test_what_comes_back_as_nonsense_is_said(
     lines, read = [line for line, _ in text[100:]], read_text(tokenizer, text)
     with pytest.raises(CorpusError, match="none is of a length that a translation has"):
         translated(read, lines)
-    assert with_back_translation(read, lines, Path("back"), FROM, needed=False) == (read, {"back": "back", "usable": 0})
+    _, facts = with_back_translation(read, lines, Path("back"), FROM, needed=False)
+    assert facts == {"back": "back", "back_chrf": None, "usable": 0}
     assert "is-en is learned from its pairs alone" in capsys.readouterr().err
     assert not echo
 
@@ -153,3 +159,23 @@ def test_what_is_too_long_is_left_out(
     only, _ = translated(read, [long])
     with pytest.raises(CorpusError, match="What was translated back has no usable sentence pair"):
         in_its_pieces(only, FROM, facts, new_pieces=0)
+
+
+@pytest.mark.parametrize(("chrf", "warned"), [(13.7, True), (21.0, False), (0.0, False)])
+def test_a_model_that_hardly_translates_is_warned_of(
+    tokenizer: SentencePieceTokenizer,
+    text: list[tuple[str, str]],
+    echo: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    chrf: float,
+    warned: bool,
+) -> None:
+    """By what its fine-tuning has noted; not where that was chosen by the loss, and nothing was translated."""
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    facts = {"pair": "en-is", "best": {"chrf": chrf}}
+    (tmp_path / "fine_tune.json").write_text(json.dumps(facts), encoding="utf-8")
+    _, facts = with_back_translation(read_text(tokenizer, text), [line for line, _ in text[150:]], tmp_path, FROM)
+    assert facts["back_chrf"] == (chrf or None)
+    assert ("hardly translates" in capsys.readouterr().err) == warned
+    assert echo
