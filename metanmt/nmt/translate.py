@@ -62,7 +62,8 @@ def translate_ids(
         batch_tokens = CPU_BATCH_TOKENS if engine.device == "cpu" else GPU_BATCH_TOKENS
     order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
     outputs: list[list[int]] = [[] for _ in sources]
-    with Progress(label, len(sources), "sentences") if label else nullcontext() as progress:
+    tokens = sum(map(len, sources))  # by which the time that is left can be told, though the longest come first
+    with Progress(label, tokens, "source tokens") if label else nullcontext() as progress:
         for part in _batches(order, sources, batch_tokens, beam):
             search = partial(
                 engine.search,
@@ -75,7 +76,7 @@ def translate_ids(
             for index, hypothesis in zip(part, found, strict=True):
                 outputs[index] = hypothesis[: _bound(len(sources[index]))]
             if progress:
-                progress.advance(len(part))
+                progress.advance(sum(len(sources[index]) for index in part), f"{len(sources):,} sentences")
     return outputs
 
 
