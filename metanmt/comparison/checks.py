@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
 from metanmt.config import FREE_IN_A_RUN, ModelConfig, differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
-from metanmt.data.tokenizer import Tokenizer, load_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from metanmt.data.vectors import data_vectors
 from metanmt.errors import CheckpointError, ConfigError, did_you_mean
 from metanmt.meta.run import data_digest
@@ -49,7 +49,8 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
             _check_held_out(compare, name, store.bitext(Pair.parse(name), compare.train_set))
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for arm in plan.arms:
-        _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer)
+        new_targets = {Pair.parse(name).source for name in plan.pairs} if compare.back_translation else set()
+        _check_updates(arm, compare.updates or (arm.config.fine_tune.update,), tokenizer, new_targets)
         if arm.trained:
             MetaValidation(store, tokenizer, arm.config)
             chosen_sets(store, arm.config.outer)
@@ -71,7 +72,8 @@ def _check_replayed(plan: Plan, store: TokenStore) -> None:
     if not plan.compare.replay:
         return
     other = TokenStore.open(Path(plan.compare.replay))
-    if other.digest != store.digest or not other.pairs("meta-train"):
+    known = {str(pair) for pair in other.pairs("meta-train")}
+    if other.digest != store.digest or any(known <= {name} for name in plan.pairs):
         raise ConfigError(
             f"{other.folder} has no meta-train text cut by the tokenizer of {store.folder}: nothing to replay.",
             "Name the data that the checkpoints learned from, and prepare this one by it: prepare ... --tokenizer RUN.",
@@ -79,25 +81,25 @@ def _check_replayed(plan: Plan, store: TokenStore) -> None:
 
 
 def _check_back_translation(plan: Plan, store: TokenStore) -> None:
-    """Raise a ConfigError if an arm cannot learn to translate back, or has no text of the target language."""
+    """Raise a ConfigError if an arm has no text of the target language to translate back, or learns nothing of it."""
     if not plan.compare.back_translation:
         return
     for arm in plan.arms:
-        updates = plan.compare.updates or (arm.config.fine_tune.update,)
-        if {*updates} != {"all"} or arm.universal or _has_lexicon(arm):
+        tuning = arm.config.fine_tune
+        if not tuning.synthetic:
             raise ConfigError(
-                f"Arm {arm.name} cannot learn the other direction, to translate back: that needs update = all, and no "
-                "universal lexicon.",
-                "Leave back_translation out, or that arm or update.",
+                f"Arm {arm.name} learns nothing of what is translated back: fine_tune.synthetic is 0.",
+                "Leave back_translation out, or fine_tune.synthetic.",
             )
-        folder = plan.compare.replay if plan.compare.replay and arm.learner != SCRATCH else ""
-        data = TokenStore.open(Path(folder)) if folder else store
-        written = {pair.target for pair in data.pairs("meta-train")}
-        if missing := [pair for pair in plan.pairs if Pair.parse(pair).target not in written]:
-            raise ConfigError(
-                f"{data.folder} has no meta-train text in the target language of {missing[0]}, to be translated back.",
-                f"Leave back_translation out, or that pair, or arm {arm.name}.",
-            )
+        replayed = bool(plan.compare.replay) and arm.learner != SCRATCH and tuning.replays
+        data = TokenStore.open(Path(plan.compare.replay)) if replayed else store
+        known = [pair for pair in data.pairs("meta-train") if str(pair) in (arm.config.outer.pairs or [str(pair)])]
+        for name in plan.pairs:
+            if not any(pair.target == Pair.parse(name).target and str(pair) != name for pair in known):
+                raise ConfigError(
+                    f"{data.folder} has no meta-train text in the target language of {name}, to be translated back.",
+                    f"Leave back_translation out, or that pair, or arm {arm.name}.",
+                )
 
 
 def _check_unseen(plan: Plan, store: TokenStore) -> None:
@@ -155,8 +157,8 @@ def _check_sets(compare: CompareConfig, sets_of: Mapping[str, Mapping[str, Mappi
             raise ConfigError(f"None of {', '.join(sets_of)} has a set {wanted!r}.", did_you_mean(wanted, known))
 
 
-def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> None:
-    """Raise a ConfigError if an update strategy has nothing to move in the model of an arm."""
+def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer, targets_too: Set[str]) -> None:
+    """Raise a ConfigError if an update strategy can move nothing in the model of an arm, or learn no new target."""
     if arm.learner == SCRATCH and (vain := {"none", "adapters"} & set(updates)):
         raise ConfigError(
             f"Arm {arm.name} is trained from scratch: update = {min(vain)} leaves it without having learned anything.",
@@ -181,6 +183,12 @@ def _check_updates(arm: Arm, updates: Sequence[str], tokenizer: Tokenizer) -> No
         cannot = obstacle(network, tokenizer, update, lexicon=arm.universal or _has_lexicon(arm))
         if cannot and arm.config.fine_tune.new_pieces > 0:
             raise cannot
+        known = tokenizer.targets if isinstance(tokenizer, SentencePieceTokenizer) else targets_too
+        if cannot and arm.learner != SCRATCH and not targets_too <= {*known}:
+            raise ConfigError(
+                f"Arm {arm.name} cannot learn the other direction, to translate back. {cannot}",
+                "Leave back_translation out, or that arm or update.",
+            )
     if arm.trained:
         if arm.config.model.update == "adapters":
             add_adapter(network, arm.config.adapter, None)

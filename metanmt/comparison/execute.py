@@ -240,6 +240,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
                 "digest": plan.digest(cell, store),
                 "cell": asdict(cell),
                 "scores": scores,
+                "monolingual": facts.get("monolingual"),
                 "adaptation": {key: facts[key] for key in keep if key in facts},
                 "analysis": analysis,
                 "elapsed_seconds": elapsed_seconds,

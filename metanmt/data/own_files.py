@@ -49,7 +49,7 @@ def _language_of(path: Path, pair: Pair) -> str:
 
 def has_both_sides(path: Path) -> bool:
     """Return whether a file is one that holds both sides, by its name: TSV or JSONL, compressed or plain."""
-    return _bare_suffix(path) in ROWS
+    return _bare_suffix(path).lower() in ROWS
 
 
 def _tsv_source(path: Path, pair: Pair) -> Source:

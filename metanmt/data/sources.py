@@ -284,7 +284,7 @@ def _conversion(path: Path) -> str:
     new = path.with_name(f"{path.stem}.utf8{path.suffix}")
     with _open(path) as file:
         start = file.read(START_BYTES)
-    said = conversion_of(start)
+    said = conversion_of(start, named=True)
     return said if compression_of(start) else f"{said} {shlex.quote(str(path))} > {shlex.quote(str(new))}"
 
 
@@ -293,11 +293,16 @@ def compression_of(start: bytes) -> str | None:
     return next((suffix for suffix, magic in MAGIC.items() if start.startswith(magic)), None)
 
 
-def conversion_of(start: bytes) -> str:
-    """Return how to make UTF-8 of a text that is something else, by its first bytes: UTF-16 and compression say so."""
+def conversion_of(start: bytes, *, named: bool = False) -> str:
+    """Return how to make UTF-8 of a text that is something else, by its first bytes: UTF-16 and compression say so.
+
+    Args:
+        start: these.
+        named: it is a file, whose name says how it is compressed.
+    """
     if compressed := compression_of(start):
-        named = f", or give it a name that ends in {compressed}" if compressed in COMPRESSIONS else ""
-        return f"It is compressed ({compressed}): decompress it first{named}."
+        rename = f", or give it a name that ends in {compressed}" if named and compressed in COMPRESSIONS else ""
+        return f"It is compressed ({compressed}): decompress it first{rename}."
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "Convert it: iconv -f UTF-16 -t UTF-8"
     return "Convert it from its encoding, perhaps LATIN1, ISO-8859-2 or CP1251: iconv -f ENCODING -t UTF-8"
@@ -315,7 +320,12 @@ def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:
 
 def _damaged(path: Path, error: Exception) -> CorpusError:
     with path.open("rb") as file:
-        plain = path.suffix in COMPRESSIONS and compression_of(file.read(START_BYTES)) != path.suffix
-    if plain:
-        return CorpusError(f"{path} is not compressed, as its name says.", f"Take {path.suffix} off the name.")
+        start = file.read(START_BYTES)
+    if (found := compression_of(start)) != path.suffix and path.suffix in COMPRESSIONS:
+        if found:
+            return CorpusError(
+                f"{path} is not compressed as its name says, but {found}.", "Rename it, or decompress it."
+            )
+        if start and b"\0" not in start and start.decode(errors="ignore"):
+            return CorpusError(f"{path} is not compressed, as its name says.", f"Take {path.suffix} off the name.")
     return CorpusError(f"{path} is damaged: {error or type(error).__name__}.", "Copy or download it again.")

@@ -224,8 +224,8 @@ def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, co
             return Known(where, tasks, outer)
         if folder is not None:
             raise UsageError(
-                f"--replay {folder} has no meta-train text but that of {pair}: nothing of it can be learned beside.",
-                "Give the data that --init learned from, or leave --replay out.",
+                f"{folder} has no meta-train text but that of {pair}: there is nothing to replay.",
+                "Give the data that --init learned from by --replay, or leave that out.",
             )
     if run_of(Path(init)) is not None:
         say(

@@ -71,8 +71,8 @@ def words_of_run(
         unseen: whether languages will be met as new ones.
         stop: asked before every task.
     """
-    universal = lexicon_of(model) is not None or not has_one_table(model)
-    if has_adapter(model) or universal or not isinstance(tokenizer, SentencePieceTokenizer):
+    universal = lexicon_of(model) is not None
+    if not isinstance(tokenizer, SentencePieceTokenizer) or has_adapter(model) or universal or not has_one_table(model):
         if unseen:
             say(f"No counterparts for adapters, a universal lexicon or a pretrained vocabulary: {NO_NEWCOMER}")
         return None, list(tasks)

@@ -64,7 +64,12 @@ def sentences_seen(read: Tokenised, config: FineTuneConfig) -> int:
 
 
 def turned(text: Text, read: Tokenised) -> Text:
-    """Return a text as it was drawn, with what is held out of it, for the pair the other way round."""
+    """Return a text as it was drawn, with what is held out of it, for the pair the other way round.
+
+    What was its source is in the form that the model reads sources in.
+    """
+    if (form := getattr(read.tokenizer, "source_form", "written")) != "written":
+        say(f"Note: what it learns to write is in the form that sources have here, {form}: enough to translate back.")
 
     def lines(part: Bitext) -> SentencePairs:
         sides = (texts_of(side, read.tokenizer) for side in (part.target, part.source))

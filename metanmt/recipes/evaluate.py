@@ -52,7 +52,7 @@ def run(
         beam, length_penalty, batch_tokens: as for `translate_ids`.
         engine, quantization: as for `open_engine`.
         bootstrap: resamples for the confidence interval, 0 for none.
-        out: where the files go.
+        out: where the files go; those of another test set or model, of the same name, stay there.
     """
     started = time.monotonic()
     language = Pair.parse(pair)
@@ -78,7 +78,7 @@ def run(
     )
     scores = score(hypotheses, references, target=language.target, bootstrap=bootstrap)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = _result_stem(folder, f"{pair}.{name}", own.paths[0], out and model)
+    stem = _result_stem(folder, f"{pair}.{name}", own.paths[0], checkpoint if out else None)
     hypothesis_file = folder / f"{stem}.hyp.{language.target}"
     write_text(hypothesis_file, "".join(f"{line}\n" for line in hypotheses))
     facts = {
@@ -109,7 +109,7 @@ def _default_folder(model: Path, checkpoint: Path) -> Path:
     return run / "evaluation" / checkpoint.name
 
 
-def _result_stem(folder: Path, stem: str, source: Path, model: Path | None) -> str:
+def _result_stem(folder: Path, stem: str, source: Path, checkpoint: Path | None) -> str:
     """Return the name of a result's files: numbered where the result of another source has the name already.
 
     Or of another model, where that counts: in a folder of its own a model's result takes the place of an earlier one.
@@ -118,7 +118,7 @@ def _result_stem(folder: Path, stem: str, source: Path, model: Path | None) -> s
         try:
             earlier = read_object(folder / f"{name}.json")
             alike = Path(earlier["source"]).resolve() == source.resolve()
-            if alike and (model is None or Path(earlier["model"]).resolve() == model.resolve()):
+            if alike and checkpoint in (None, Path(earlier["checkpoint"])):
                 break
         except (OSError, ValueError, KeyError, TypeError):
             break

@@ -30,6 +30,7 @@ from metanmt.nmt.soup import fine_tune_soup
 from metanmt.nmt.start import SCRATCH, StartingPoint
 from metanmt.nmt.tuning import TuningReport
 from metanmt.nmt.tuning_text import (
+    AS_NEEDED,
     Text,
     Tokenised,
     in_its_pieces,
@@ -145,6 +146,8 @@ def _back_by_init(
         KeyboardInterrupt: a stop was asked for.
     """
     say(f"First {pair.turned()} is learned, likewise, to translate back; that model stays, as {out}")
+    if init == SCRATCH:  # a vocabulary of its own has no new pieces
+        config = replace(config, new_pieces=AS_NEEDED)
     facts = run(init, str(pair.turned()), out, text, config, replay=replay, **options)
     if facts["stop_requested"]:
         raise KeyboardInterrupt(f"Stopped; the best weights of {pair.turned()} so far are in {out}.")
@@ -201,12 +204,16 @@ def _prepared(
     )
     if text.back is not None and config.synthetic and config.update != "none":
         stores = [folder for folder in (store, known and TokenStore.open(known.data)) if folder]
-        there = known
-        if there is None and store is not None:
+        there, drawn = known, read
+        if there is None and store is not None and not text.mono_files:
             there = Known(store.folder, *tasks_to_replay(Path(start.init), store, pair, asked=True))
-        by_init = partial(back_by_init, turned(text, read), known.data if known else None)
-        back = by_init if text.back == BY_INIT else partial(Path, text.back)
-        read, facts["monolingual"] = with_text_alone(read, text, there, pair, stores, config, start.seed, back)
+
+        def back() -> Path:
+            if text.back != BY_INIT:
+                return Path(str(text.back))
+            return back_by_init(turned(text, drawn), known.data if known else None)
+
+        read, facts["monolingual"] = with_text_alone(drawn, text, there, pair, stores, config, start.seed, back)
     read = in_its_pieces(read, pair, facts, new_pieces=pieces, is_target=new.is_target)
     if network is None:
         return start.made(read.tokenizer), read, None, {**facts, "replayed": None}

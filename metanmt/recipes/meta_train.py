@@ -160,10 +160,10 @@ class _Training:
 
     def loaded(self) -> RunState:
         """Set the run to its newest whole checkpoint; the first process mends the folder before the others read it."""
-        for first in (True, False):
-            with self.ranks.together():
-                if self.ranks.first is first:
-                    state = self.files.load(self.initialization, self.optimizer, self.learner.own)
+        learned = self.initialization, self.optimizer, self.learner.own
+        with self.ranks.together():
+            mended = self.files.load(*learned) if self.ranks.first else None
+        state = mended or self.files.load(*learned)
         self.saved_step = state.step
         if 0 < state.micro_tokens < self.config.batch.micro_tokens:
             say(f"Micro-batches of {state.micro_tokens:,} tokens, as memory allowed before.")

@@ -244,6 +244,12 @@ def test_a_damaged_file(tmp_path: Path, suffix: str, kind: str) -> None:
     with pytest.raises(CorpusError, match="is not compressed, as its name says") as caught:
         list(read_lines(path))
     assert caught.value.remedy == f"Take {suffix} off the name."
+    path.write_bytes(bytes(40))
+    with pytest.raises(CorpusError, match="is damaged: "):
+        list(read_lines(path))
+    path.write_bytes(bz2.compress(text.encode()))
+    with pytest.raises(CorpusError, match=r"is not compressed as its name says, but \.bz2"):
+        list(read_lines(path))
 
 
 def test_an_empty_row_is_an_empty_pair(tmp_path: Path) -> None:

@@ -128,10 +128,10 @@ def test_by_what_is_adapted_itself(run_folder: Path, data: Path, files: tuple[Pa
 
 def test_by_what_is_adapted_itself_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> None:
     """From scratch too, which replays nothing: the text of meta-training is text of English all the same."""
-    text = Text(data=data, budget_words=200, back="init")
+    text, pieces = Text(data=data, budget_words=200, back="init"), replace(QUICK, new_pieces=20)
     for init in (str(run_folder), "none"):
         out = tmp_path / Path(init).name
-        facts = fine_tune.run(init, "fi-en", out, text, QUICK)
+        facts = fine_tune.run(init, "fi-en", out, text, pieces)
         noted = json.loads((Path(f"{out}-back") / "fine_tune.json").read_text(encoding="utf-8"))
         assert (noted["pair"], noted["sentences"], noted["init"]) == ("en-fi", facts["sentences"], init)
         assert bool(noted["replayed"]) == bool(facts["replayed"]) == (init != "none")

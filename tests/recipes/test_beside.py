@@ -168,7 +168,7 @@ def test_of_data_that_is_asked_for_and_has_nothing_to_replay(run_folder: Path, d
     one["pairs"] = {"de-en": one["pairs"]["de-en"], "fi-en": one["pairs"]["fi-en"]}
     (alone / "data.json").write_text(json.dumps(one), encoding="utf-8")
     text = Text(data=data, budget_words=200)
-    with pytest.raises(UsageError, match="has no meta-train text but that of de-en"):
+    with pytest.raises(UsageError, match="has no meta-train text but that of de-en: there is nothing to replay"):
         adapt(run_folder, "de-en", tmp_path / "out", text, replay=alone)
     assert adapt(run_folder, "fi-en", tmp_path / "out", text, replay=alone)["replayed"]["sets"] == ["de-en"]
 
