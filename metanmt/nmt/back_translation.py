@@ -115,7 +115,7 @@ def drawn_lines(
             f"No sentence of the text of {language} alone is not in the pairs, the dev set or a test set.",
             "Give other text by --mono.",
         )
-    say(f"Of {left:,} sentences of {language} {len(drawn):,} are translated back")
+    say(f"Of {left:,} sentences of {language} {len(drawn):,} are going to be translated back")
     return drawn, {"sentences": left, "translated": len(drawn)}
 
 
