@@ -74,9 +74,15 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def base(run_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learned enough to say something."""
+    """A model that has learned enough to say something, with the pieces of the data."""
     out = tmp_path_factory.mktemp("base") / "base"
-    more = {"min_updates": 200, "max_updates": 200, "max_tokens": 600, "new_pieces": 0}  # a base has the data's pieces
+    more = {
+        "min_updates": 200,
+        "max_updates": 200,
+        "max_tokens": 600,
+        "new_pieces": 0,
+        "replay": 0.0,
+    }  # the data's pieces
     config = replace(QUICK, update="all", learning_rate=3e-3, **more)
     fine_tune.run(str(run_folder), "de-en", out, Text(data=data), config, precision="float32")
     return out
