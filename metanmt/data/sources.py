@@ -19,10 +19,7 @@ from metanmt.data.language import Pair
 from metanmt.errors import CorpusError
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
-MAGIC = {
-    **{".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"},
-    **{".bz2": b"BZh", ".zip": b"PK\x03\x04"},
-}
+MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ", ".zst": b"(\xb5/\xfd", ".bz2": b"BZh", ".zip": b"PK\x03\x04"}
 START_BYTES = 8
 CHUNK_BYTES = 1 << 17
 SentencePair = tuple[str, str]
@@ -318,6 +315,15 @@ def missing_file(path: Path, remedy: str = "Check the path.") -> CorpusError:
     return CorpusError(f"No file {path}.", remedy)
 
 
+def _is_text(start: bytes) -> bool:
+    """Return whether a file of these first bytes, the last character of which may be cut, can be text in UTF-8."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\r\n" for character in text)
+
+
 def _damaged(path: Path, error: Exception) -> CorpusError:
     with path.open("rb") as file:
         start = file.read(START_BYTES)
@@ -326,6 +332,6 @@ def _damaged(path: Path, error: Exception) -> CorpusError:
             return CorpusError(
                 f"{path} is not compressed as its name says, but {found}.", "Rename it, or decompress it."
             )
-        if start and b"\0" not in start and start.decode(errors="ignore"):
+        if not MAGIC[path.suffix].startswith(start) and _is_text(start):
             return CorpusError(f"{path} is not compressed, as its name says.", f"Take {path.suffix} off the name.")
     return CorpusError(f"{path} is damaged: {error or type(error).__name__}.", "Copy or download it again.")

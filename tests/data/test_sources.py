@@ -244,9 +244,10 @@ def test_a_damaged_file(tmp_path: Path, suffix: str, kind: str) -> None:
     with pytest.raises(CorpusError, match="is not compressed, as its name says") as caught:
         list(read_lines(path))
     assert caught.value.remedy == f"Take {suffix} off the name."
-    path.write_bytes(bytes(40))
-    with pytest.raises(CorpusError, match="is damaged: "):
-        list(read_lines(path))
+    for noise in (bytes(40), b"\x12\x34\x9c" * 9, whole[:1]):
+        path.write_bytes(noise)
+        with pytest.raises(CorpusError, match="is damaged: "):
+            list(read_lines(path))
     path.write_bytes(bz2.compress(text.encode()))
     with pytest.raises(CorpusError, match=r"is not compressed as its name says, but \.bz2"):
         list(read_lines(path))
