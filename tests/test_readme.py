@@ -1,4 +1,4 @@
-"""What the README says is true: its commands parse, its loop is the program's loop, its manifest loads."""
+"""What the README and the guide say is true: their commands parse, the loop is the program's loop, the manifest loads."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from tests.nmt.test_adapter import make_patch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "GUIDE.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -69,11 +70,18 @@ def test_there_are_commands_of_every_kind() -> None:
     }
 
 
+def anchors(document: Path) -> set[str]:
+    """Return what links to the headings of a document end in, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_link_and_script_exists() -> None:
     for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", document.read_text(encoding="utf-8")):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name} links to {target}"
+            assert not anchor or anchor in anchors(path), f"{document.name} links to {target}#{anchor}"
     for script in re.findall(r"^scripts/\w+", README, flags=re.MULTILINE):
         assert (ROOT / script).is_file()
 
@@ -125,7 +133,7 @@ def test_adapters_beside_each_other_load_without_a_report(
     save_checkpoint(tmp_path / "run" / "best", toy_model, tokenizer, toy.PAIR)
     for name in ("fi", "ro"):
         (tmp_path / name).symlink_to(make_patch(tmp_path / "run" / "best", tokenizer, name, 1.0))
-    [program] = [block for block in blocks("python") if "load_adapter" in block]
+    [program] = [block for block in blocks("python", GUIDE) if "load_adapter" in block]
     environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -139,8 +147,9 @@ def test_what_is_held_out_is_what_is_said(text: str) -> None:
 
 
 def test_the_manifest_loads(tmp_path: Path) -> None:
-    path = tmp_path / "readme.toml"
-    path.write_text(blocks("toml")[0], encoding="utf-8")
+    path = tmp_path / "guide.toml"
+    [manifest] = blocks("toml", GUIDE)
+    path.write_text(manifest, encoding="utf-8")
     roles = {str(item.pair): item.role for item in load_manifest(path).pairs}
     assert roles == {"de-en": "meta-train", "cs-en": "meta-train", "lv-en": "meta-dev", "fi-en": "meta-test"}
 

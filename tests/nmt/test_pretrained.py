@@ -223,7 +223,7 @@ def test_a_tokenizer_without_an_end_mark_is_none_of_a_translation_model(tmp_path
 
 
 def test_by_a_name_on_the_hub(published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands that the README gives, with a checkpoint that was fetched before."""
+    """The commands that the guide gives, with a checkpoint that was fetched before."""
     repository = tmp_path / "cache" / "models--acme--nllb"
     shutil.copytree(published["nllb"], repository / "snapshots" / "1")
     (repository / "refs").mkdir()
