@@ -1,7 +1,7 @@
 """The command line: arguments in, results to stdout, everything else to stderr, exit codes.
 
-The only place that prints results or exits. torch and transformers are imported inside the commands, so that `--help`
-and a mistake in the arguments answer at once.
+The only place that turns errors into exit codes; `commands` print the results. torch and transformers are imported
+inside the commands, so that `--help` and a mistake in the arguments answer at once.
 """
 
 from __future__ import annotations

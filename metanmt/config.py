@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from metanmt.errors import ConfigError
 from metanmt.limits import check_ranges
-from metanmt.sections import SET, build, checked, merged, override, read_toml, setting
+from metanmt.sections import SET, build, checked, merged, override, read_layers, read_toml, setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
 CONFIGS = Path(__file__).parent / "configs"
@@ -140,10 +140,10 @@ class BatchConfig:
         600, "target tokens of a task in an outer step: one batch, or all of an episode's, support and query, together"
     )
     micro_tokens: int = setting(
-        1_000, "padded tokens of one forward-backward pass: memory; the result by dropout's draw"
+        1_000, "padded tokens of one forward-backward pass; of memory, not of the result but for dropout's draw"
     )
     window: int = setting(16, "an episode is drawn from one in this many parts by length; more means less padding")
-    pass_tokens: int = setting(160, "padding that one more forward-backward pass must save: speed; the rest as above")
+    pass_tokens: int = setting(160, "padded tokens that one more pass must save; of speed, not of the result, likewise")
     max_sentence_tokens: int = setting(200, "longer sentences are not trained on")
 
 
@@ -263,10 +263,8 @@ class Config:
                 "Set model.lexicon=plain, or model.update=all.",
             )
         if self.inner.optimizer in ("adam", "muon") and outer.learner not in ("joint", "aligned", "fomaml", "reptile"):
-            raise ConfigError(
-                f"The inner loop of {outer.learner} has no {self.inner.optimizer.capitalize()}.",
-                "Set inner.optimizer to sgd or sign, or take fomaml.",
-            )
+            cause = f"The inner loop of {outer.learner} has no {self.inner.optimizer.capitalize()}."
+            raise ConfigError(cause, "Set inner.optimizer to sgd or sign, or take fomaml.")
         check_ranges(self)
         if outer.parent != "auto" and outer.learner != "transfer":
             raise ConfigError(f"Learner {outer.learner} has no parent.", "Set outer.learner=transfer, or no parent.")
@@ -280,35 +278,34 @@ class Config:
         if self.inner.update == "none":
             raise ConfigError("inner.update is none: an inner loop that moves nothing.", "Set outer.learner=joint.")
         if self.model.update == "adapters" and not self.model.checkpoint:
-            raise ConfigError(
-                "model.update is adapters, but there is no base to add them to.", "Name one by model.checkpoint=FOLDER."
-            )
+            cause = "model.update is adapters, but there is no base to add them to."
+            raise ConfigError(cause, "Name one by model.checkpoint=FOLDER.")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a TOML file, or of a shipped one by name ("tiny"), with `--set` overrides.
 
-    A file that begins with `extends = "tiny"` says only what differs from that one. What it leaves open of the settings
-    that are its learner's own (`LEARNERS_OWN`) is as in the shipped configuration of that learner. Where it names a
-    learner and the overrides name another, what it says of them is not meant for that one: all of them are from there.
+    A file that begins with `extends = "tiny"` says only what differs from that one. What is left open of the settings
+    that are the learner's own (`LEARNERS_OWN`) is as in the shipped configuration of that learner. A file that names
+    another learner than is taken in the end does not mean that one by what it says of them: it is left out.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
     """
-    values, path = read_toml(path, CONFIGS, "configuration")
+    layers, path = read_layers(path, CONFIGS, "configuration")
     given = override({}, overrides)
     checked(Config, given, SET)
-    named, chosen = (_section(part, "outer").get("learner", "") for part in (values, given))
-    if named and chosen and named != chosen:
-        values = {section: _only(section, content, own=False) for section, content in values.items()}
-    of_learner = CONFIGS / f"{chosen or named or OuterConfig.learner}.toml"
+    *named, chosen = (_section(part, "outer").get("learner", "") for part in (*layers, given))
+    learner = next(filter(None, (chosen, *reversed(named))), OuterConfig.learner)
+    values: dict[str, Any] = {}
+    for layer, its in zip(layers, named, strict=True):
+        values = merged(values, layer if its in ("", learner) else _own(layer, keep=False))
+    of_learner = CONFIGS / f"{learner}.toml"
     if of_learner.stem in get_args(LearnerName) and not of_learner.is_file():
         raise ConfigError(f"Learner {of_learner.stem} has no configuration.", f"Write its inner loop: {of_learner}.")
     if of_learner.is_file():
         shipped, _ = read_toml(of_learner, CONFIGS, "configuration")
-        values = merged(
-            {section: _only(section, shipped.get(section, {}), own=True) for section in LEARNERS_OWN}, values
-        )
+        values = merged(_own(shipped, keep=True), values)
     return build(Config, override(values, overrides), where=str(path))
 
 
@@ -343,8 +340,10 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _only(section: str, content: Any, *, own: bool) -> Any:
-    """Return what of a section is a learner's own, or the rest of it."""
-    if section not in LEARNERS_OWN or not isinstance(content, Mapping):
-        return content
-    return {key: value for key, value in content.items() if (key in LEARNERS_OWN[section]) == own}
+def _own(values: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Return the settings that are a learner's own, or all but these."""
+    parts = {name: part if isinstance(part, Mapping) else {name: part} for name, part in values.items()}
+    return {
+        name: {key: value for key, value in part.items() if (key in LEARNERS_OWN.get(name, ())) == keep}
+        for name, part in parts.items()
+    }

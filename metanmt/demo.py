@@ -19,7 +19,7 @@ from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, threa
 from metanmt.config import Config, load_config
 from metanmt.data.language import Pair
 from metanmt.data.manifest import load_manifest, shipped_manifest
-from metanmt.data.store import TokenStore
+from metanmt.data.store import TokenStore, text_files
 from metanmt.data.variants import with_languages
 from metanmt.errors import UsageError
 from metanmt.files import lock_folder, read_object, write_json
@@ -36,7 +36,7 @@ LEARNERS = ("joint", "fomaml", "aligned")
 """Learners, each of the configuration of its name; those that begin like the first take its joint phase over."""
 SHORT = ("outer.max_target_tokens=1000000", "validation.times=2", "validation.sentences=100")
 TUNING = ("fine_tune.max_epochs=12", "fine_tune.evaluations=5", "fine_tune.dev_sentences=100")
-SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
+FROM_SCRATCH = ("fine_tune.max_epochs=25", "fine_tune.evaluations=3", "fine_tune.dev_sentences=100")
 EXAMPLES = 3
 MOST_JOBS = 4  # of a gigabyte each
 ADAPTING, SCORING = 100_000, 30_000  # target tokens that they take the time of, about
@@ -211,7 +211,7 @@ def _scores(pair: str, data: Path, out: Path, budget_words: int) -> list[Score]:
     return zero_shot + [
         Score(
             *(pair, arm, data, init, out / "tuned" / f"{pair}-{arm.replace(', ', '-').replace(' ', '-')}"),
-            settings=SCRATCH if init == start.SCRATCH else TUNING,
+            settings=FROM_SCRATCH if init == start.SCRATCH else TUNING,
             budget_words=budget_words,
         )
         for arm, init in arms.items()
@@ -263,9 +263,8 @@ def _examples(rows: Sequence[dict[str, Any]], data: Path) -> list[dict[str, str]
     examples = []
     for pair in dict.fromkeys(row["pair"] for row in rows):
         arm = next(row for row in rows if row["pair"] == pair and row["arm"] == f"{LEARNERS[-1]}, adapted")
-        language = Pair.parse(pair)
-        paths = [data / "text" / pair / f"test.{side}" for side in (language.source, language.target)]
-        texts = [path.read_text(encoding="utf-8").split("\n") for path in (*paths, Path(arm["hypotheses"]))]
+        paths = *text_files(data, Pair.parse(pair), "test"), Path(arm["hypotheses"])
+        texts = [path.read_text(encoding="utf-8").split("\n") for path in paths]
         for index in range(EXAMPLES):
             source, reference, hypothesis = (text[index] for text in texts)
             examples.append({"pair": pair, "source": source, "hypothesis": hypothesis, "reference": reference})

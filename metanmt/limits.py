@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from metanmt.errors import ConfigError
@@ -68,6 +68,8 @@ RANGES = (
 
 DEFAULTS = {"fine_tune.dropout": -1.0}  # that stand for one of several values
 
+FOR_UNIVERSAL = ("is for a universal lexicon", "Add --lexicon universal, or leave it out.")
+
 USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     (
         "adapter.",
@@ -82,6 +84,16 @@ USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "Leave it out: the model is that of model.checkpoint.",
     ),
     (
+        "model.universal_entries",
+        lambda config: config.model.lexicon == "universal",
+        *FOR_UNIVERSAL,
+    ),
+    (
+        "model.lexicon_temperature",
+        lambda config: config.model.lexicon == "universal",
+        *FOR_UNIVERSAL,
+    ),
+    (
         "model.ngram_characters",
         lambda config: config.model.lexicon == "ngrams",
         "is for embeddings that share n-grams",
@@ -92,6 +104,18 @@ USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         lambda config: config.outer.learner not in ("joint", "aligned", "transfer"),
         "is for a learner with an inner loop",
         "Leave it out, or choose another --learner.",
+    ),
+    (
+        "inner.first_order_share",
+        lambda config: config.outer.learner in ("maml", "anil", "meta-sgd", "maml++"),
+        "is for the learners with exact gradients",
+        "Leave it out, or choose --learner maml, anil, meta-sgd or maml++.",
+    ),
+    (
+        "inner.multi_step_share",
+        lambda config: config.outer.learner == "maml++",
+        "is for --learner maml++",
+        "Leave it out, or choose that learner.",
     ),
     (
         "inner.hidden",
@@ -139,14 +163,18 @@ def check_ranges(config: Config) -> None:
                 raise ConfigError(f"{name} must {words}.", remedy)
 
 
-def check_used(config: Config, given: Iterable[str], updates: Iterable[str] = ()) -> None:
+def check_used(
+    config: Config, given: Iterable[str], updates: Collection[str] = (), *, back_translation: bool = False
+) -> None:
     """Raise a ConfigError for a setting that was given and would change nothing.
 
     Args:
         config: what came of them.
         given: the settings, each "section.key=value".
         updates: strategies of fine-tuning, beside the configuration's own.
+        back_translation: text is translated back.
     """
+    elsewhere = {"adapter.": "adapters" in updates, "fine_tune.synthetic": back_translation}
     if config.model.head and "head" not in (config.inner.update, config.fine_tune.update, *updates):
         raise ConfigError(
             "model.head says what update = head moves, and nothing has that here.",
@@ -154,7 +182,5 @@ def check_used(config: Config, given: Iterable[str], updates: Iterable[str] = ()
         )
     for text in given:
         for beginning, used, reason, remedy in USES:
-            if text.strip().startswith(beginning) and not used(config):
-                if beginning == "adapter." and "adapters" in updates:
-                    continue
+            if text.strip().startswith(beginning) and not (used(config) or elsewhere.get(beginning)):
                 raise ConfigError(f"--set {text} {reason}.", remedy)

@@ -26,8 +26,20 @@ def say(message: str) -> None:
         _print(message)
 
 
+def warn(message: str) -> None:
+    """Print a line that must not be missed: inside `one_display` too, where what `say` says is gone with the next."""
+    if _display is not None:
+        _display.warn(message)
+    else:
+        _print(message)
+
+
 def _print(message: str) -> None:
-    if speaks():
+    if not speaks():
+        return
+    if sys.stderr.isatty() and "tqdm" in sys.modules:  # a bar may stand there
+        sys.modules["tqdm"].tqdm.write(message, file=sys.stderr)
+    else:
         print(message, file=sys.stderr, flush=True)
 
 
@@ -38,6 +50,9 @@ class Display(Protocol):
 
     def advance(self, units: float, note: str = "") -> None:
         """Count `units` more as done; `note` is what is being done."""
+
+    def warn(self, message: str) -> None:
+        """Print a line beside the progress."""
 
 
 AnyDisplay = TypeVar("AnyDisplay", bound=Display)
@@ -113,6 +128,10 @@ class Progress:
         elif time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
             _print(self._line())
+
+    def warn(self, message: str) -> None:
+        """Print a line beside the progress."""
+        _print(message)
 
     def _line(self) -> str:
         rate = (self.done - self.initial) / max(time.monotonic() - self._started, 1e-9)

@@ -26,19 +26,36 @@ def setting(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
 
-def read_toml(
-    path: Path, shipped: Path, what: str, alternatives: Sequence[str] = (), chain: Sequence[Path] = ()
-) -> tuple[dict[str, Any], Path]:
-    """Return what a TOML file says, and where it was found: a bare name that is no file is one of the shipped ones.
+def read_toml(path: Path, shipped: Path, what: str, alternatives: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:
+    """Return what a TOML file says, laid over what it extends, and where it was found.
 
-    A file with `extends = "NAME"` is laid over that one: its values replace, its sections are merged key by key. NAME
-    is a file beside it, or a shipped one.
+    Its values replace those of the extended file, its sections are merged key by key.
+
+    Args:
+        path, shipped, what: as of `read_layers`.
+        alternatives: keys of which a file that sets one does away with the others of the file it extends.
+
+    Raises:
+        ConfigError: as of `read_layers`.
+    """
+    layers, found = read_layers(path, shipped, what)
+    whole: dict[str, Any] = {}
+    for values in layers:
+        if set(alternatives) & set(values):
+            whole = {key: value for key, value in whole.items() if key not in alternatives}
+        whole = merged(whole, values)
+    return whole, found
+
+
+def read_layers(path: Path, shipped: Path, what: str, chain: Sequence[Path] = ()) -> tuple[list[dict[str, Any]], Path]:
+    """Return what a TOML file says, behind what each file says that it extends, and where it was found.
+
+    A bare name that is no file is one of the shipped ones. In `extends = "NAME"` it is a file beside, or a shipped one.
 
     Args:
         path: of a file, or the name of a shipped one.
         shipped: the folder of those.
         what: is read, in a word, for the message.
-        alternatives: keys of which a file that sets one does away with the others of the file it extends.
         chain: the files that extend this one.
 
     Raises:
@@ -60,14 +77,12 @@ def read_toml(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{found} is not valid TOML: {error}.", "Mend the line that it names.") from None
     if "extends" not in values:
-        return values, found
+        return [values], found
     name = values.pop("extends")
     if not isinstance(name, str) or found.resolve() in (file.resolve() for file in chain):
         raise ConfigError(f"{found} extends {name!r}.", 'Write the name of another file: extends = "tiny".')
-    base, _ = read_toml(found.parent / name, shipped, what, alternatives, (*chain, found))
-    if set(alternatives) & set(values):
-        base = {key: value for key, value in base.items() if key not in alternatives}
-    return merged(base, values), found
+    extended, _ = read_layers(found.parent / name, shipped, what, (*chain, found))
+    return [*extended, values], found
 
 
 def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +117,7 @@ def build(section: type[Section], values: Mapping[str, Any], where: str) -> Sect
     """Return the dataclass `section` filled from `values`, every name and type checked.
 
     Args:
-        section: a dataclass of this module.
+        section: a dataclass whose fields are settings, or sections of them.
         values: what the file says; keys that it omits keep their default.
         where: the file (and section), or `SET`, for the message.
 

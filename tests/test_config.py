@@ -27,8 +27,8 @@ from metanmt.sections import build, describe, override, to_toml
 SHIPPED = sorted(CONFIGS.glob("*.toml"))
 
 
-def write(folder: Path, text: str) -> Path:
-    path = folder / "run.toml"
+def write(folder: Path, text: str, name: str = "run.toml") -> Path:
+    path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -235,6 +235,11 @@ def test_what_a_file_leaves_open_is_its_learners(tmp_path: Path) -> None:
     assert load_config(path, ["outer.learner=anil"]) == load_config(path)
     other = load_config(path, ["outer.learner=reptile"])
     assert (own(other), other.outer.warmup_steps) == (OWN["reptile"], 9)
+    over = write(tmp_path, f'extends = "{path.name}"\n[inner]\nsteps = 7\n', "over.toml")  # of any; what it extends not
+    assert own(load_config(over)) == (0.1, 0.0, 7, 0.5)
+    assert own(load_config(over, ["outer.learner=reptile"])) == (0.2, 0.0, 7, 0.2)
+    over = write(tmp_path, f'extends = "{path.name}"\n[outer]\nlearner = "reptile"\n', "over.toml")
+    assert own(load_config(over)) == OWN["reptile"]
     path = write(tmp_path, "[inner]\nlearning_rate = 0.5\n")  # of any learner
     assert own(load_config(path, ["outer.learner=reptile"])) == (0.2, 0.0, 4, 0.5)
 

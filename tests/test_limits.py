@@ -13,8 +13,15 @@ from metanmt.limits import USES, check_used
 IDLE: dict[str, tuple[list[str], list[str] | None]] = {
     "adapter.": (["adapter.rank=4"], ["model.update=adapters", "model.checkpoint=run"]),
     "model.size": (["model.checkpoint=run", "model.size=base"], ["model.checkpoint="]),
+    "model.universal_entries": (["model.universal_entries=500"], ["model.lexicon=universal"]),
+    "model.lexicon_temperature": (["model.lexicon_temperature=0.1"], ["model.lexicon=universal"]),
     "model.ngram_characters": (["model.ngram_characters=3"], ["model.lexicon=ngrams"]),
     "inner.": (["inner.steps=4"], ["outer.learner=fomaml"]),
+    "inner.first_order_share": (
+        ["outer.learner=fomaml", "inner.first_order_share=0.2"],
+        ["outer.learner=anil"],
+    ),
+    "inner.multi_step_share": (["outer.learner=maml", "inner.multi_step_share=0.2"], ["outer.learner=maml++"]),
     "inner.hidden": (["inner.hidden=4"], ["outer.learner=lstm"]),
     "outer.temperature": (["outer.temperature=2"], ["outer.task_sampling=temperature"]),
     "outer.first_share": (["outer.first_share=0.3"], ['outer.first_pairs=["es-en"]']),
@@ -31,7 +38,7 @@ def test_every_rule_is_tried() -> None:
 def test_a_setting_that_would_change_nothing(beginning: str) -> None:
     given, mended = IDLE[beginning]
     with pytest.raises(ConfigError, match=rf"^--set {beginning}") as error:
-        check_used(load_config(Path("tiny"), given), given)
+        check_used(load_config(Path("tiny"), given), given, back_translation=False)
     assert "leave it out" in error.value.remedy.lower()
     if mended is not None:
         check_used(load_config(Path("tiny"), [*given, *mended]), [*given, *mended])
@@ -50,3 +57,8 @@ def test_the_head_moves_by_some_strategy() -> None:
         check_used(config, [])
     check_used(config, [], updates=["head"])
     check_used(load_config(Path("tiny"), ['model.head=["shared"]', "inner.update=head"]), [])
+
+
+def test_what_a_comparison_translates_back_has_its_setting() -> None:
+    given = ["fine_tune.synthetic=2"]
+    check_used(load_config(Path("tiny"), given), given, back_translation=True)

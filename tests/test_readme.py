@@ -1,4 +1,4 @@
-"""What the README and the guide say is true: their commands parse, the loop is the program's loop, the manifest loads."""
+"""What the README and the guide say is true: the commands parse, the loop is the program's, the manifest loads."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -152,7 +151,7 @@ def _fine_tune(arguments: argparse.Namespace) -> None:
             back=arguments.back,
         ),
         config.fine_tune,
-        model=replace(config.model, dropout=config.fine_tune.resolved(from_scratch=True).dropout),
+        model=config.model,
         adapter=config.adapter,
         seed=arguments.seed,
         precision=config.run.precision,

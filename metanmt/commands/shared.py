@@ -111,7 +111,7 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
         return
     for key, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, (int, float)) else value
+        shown = "unknown" if value is None else f"{value:,}" if isinstance(value, (int, float)) else value
         print(f"{key.replace('_', ' '):24} {shown}")
 
 

@@ -21,7 +21,7 @@ from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, threa
 from metanmt.config import Update
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
-from metanmt.data.store import TokenStore
+from metanmt.data.store import TokenStore, text_files
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError
 from metanmt.files import damage, lock_folder, new_folder, read_object, write_json
@@ -122,7 +122,9 @@ def _work(plan: Plan, store: TokenStore, out: Path, item: Arm | Cell) -> None:
 def open_data(compare: CompareConfig, out: Path) -> TokenStore:
     """Return the data of a comparison; a collection that it names is prepared first."""
     if bool(compare.data) == bool(compare.corpus):
-        raise ConfigError("The data is not given once.", 'Give either data = "FOLDER" or corpus = "MANIFEST".')
+        raise ConfigError(
+            "Exactly one source of data is needed.", 'Give either data = "FOLDER" or corpus = "MANIFEST".'
+        )
     if compare.data:
         return TokenStore.open(Path(compare.data))
     arms = make_arms(compare)
@@ -262,7 +264,7 @@ def _score(plan: Plan, pair: Pair, test_set: str, store: TokenStore, model: Path
         out=evaluation,
     )
     hypotheses = list(read_lines(Path(facts["hypotheses"])))
-    references = list(read_lines(store.folder / "text" / str(pair) / f"{test_set}.{pair.target}"))
+    references = list(read_lines(text_files(store.folder, pair, test_set)[1]))
     bleu, chrf = (counts(name, hypotheses, references, pair.target) for name in METRICS)
     np.savez(folder / COUNTS.format(test_set), bleu=bleu, chrf=chrf)
     shutil.move(facts["hypotheses"], folder / HYPOTHESES.format(test_set))

@@ -233,11 +233,11 @@ def make_arms(compare: CompareConfig) -> tuple[Arm, ...]:
     arms = []
     for name, item in compare.arms.items():
         if bool(item.learner) == bool(item.checkpoint):
-            raise ConfigError(f"Arm {name} is not given once.", "Give it either a learner or a checkpoint.")
+            raise ConfigError(f"Arm {name} has not exactly one start.", "Give it either a learner or a checkpoint.")
         learner = [f"outer.learner={item.learner}"] if item.learner not in ("", SCRATCH) else []
         config = load_config(Path(item.config or compare.config), [*compare.set, *item.set, *learner])
         if item.learner != SCRATCH:
-            check_used(config, item.set, compare.updates)
+            check_used(config, item.set, compare.updates, back_translation=compare.back_translation)
         arms.append(Arm(name, item.learner, config, item.checkpoint))
     trained = [arm for arm in arms if arm.trained]
     for arm in trained:
@@ -289,7 +289,7 @@ def _check_equal(what: str, one: Arm, other: Arm, of: Callable[[Arm], dict[str, 
 
 
 def make_plan(compare: CompareConfig, store: TokenStore) -> Plan:
-    """Return everything that is to be run; `checks.check` says whether it can be.
+    """Return everything that is to be run; `checks.checked_plan` says whether it can be.
 
     Raises:
         ConfigError: arms that cannot be compared fairly, or nothing to run.

@@ -22,7 +22,7 @@ from metanmt.comparison.statistics import (
     pooled,
 )
 from metanmt.data.language import Pair
-from metanmt.data.store import TokenStore
+from metanmt.data.store import TokenStore, text_files
 from metanmt.files import digest, read_object
 from metanmt.nmt.score import scorer
 from metanmt.report import table
@@ -148,8 +148,7 @@ def same_sentences(sides: Mapping[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def _sides(store: TokenStore, name: str, test_set: str) -> tuple[str, str]:
-    pair, folder = Pair.parse(name), store.folder / "text" / name
-    source, target = (digest(folder / f"{test_set}.{side}") for side in (pair.source, pair.target))
+    source, target = map(digest, text_files(store.folder, Pair.parse(name), test_set))
     return source, target
 
 
@@ -248,7 +247,8 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> str:
     header = ["arm", "parameters", "target tokens", "gradients", "outer steps", "time", "peak MiB", "meta-dev"]
     body = []
     for row in rows:
-        best = next(f"{key.removeprefix('best_meta_dev_')} {row[key]:.1f}" for key in row if "best_meta_dev" in key)
+        key = next(key for key in row if "best_meta_dev" in key)
+        best = "–" if row[key] is None else f"{key.removeprefix('best_meta_dev_')} {row[key]:.1f}"
         memory = f"{row['peak_memory_bytes'] / 2**20:,.0f}"
         size = f"{row['parameters']:,}" if "parameters" in row else ""  # runs of before do not say
         counts = [f"{row[key]:,}" for key in ("target_tokens", "gradient_computations", "steps")]

@@ -146,6 +146,8 @@ class _Pool:
                 if message.note:
                     self.progress.pieces[piece.name] = message.note
                 self.progress.advance(message.units, f"{piece.name}: {message.note}" if message.note else "")
+            elif isinstance(message, _Warning):
+                self.progress.warn(f"{piece.name}: {message.text}")
             elif isinstance(message, BaseException):
                 raise message
             else:
@@ -167,7 +169,7 @@ class _Pool:
                 except Exception:
                     there.remove(worker)  # it has left
                 else:
-                    if not isinstance(message, _Advance):  # it is through, and waits for the next piece
+                    if not isinstance(message, _Advance | _Warning):  # it is through, and waits for the next piece
                         worker.process.terminate()
 
     def close(self) -> None:
@@ -265,6 +267,13 @@ class _Advance:
     note: str
 
 
+@dataclass(frozen=True)
+class _Warning:
+    """What a worker says that must not be missed."""
+
+    text: str
+
+
 class _Relay:
     """The display of a worker: it passes on what is done, a few times a second."""
 
@@ -278,6 +287,10 @@ class _Relay:
         if time.monotonic() - self._last >= RELAY_SECONDS:
             self.connection.send(_Advance(self._units, note))
             self._units, self._last = 0.0, time.monotonic()
+
+    def warn(self, message: str) -> None:
+        """Tell at once."""
+        self.connection.send(_Warning(message))
 
 
 def _serve(connection: Connection, unit: str, threads: int, gpu: str | None) -> None:

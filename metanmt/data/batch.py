@@ -195,6 +195,11 @@ def deal(bitext: Bitext, indices: Indices, hands: int, rng: np.random.Generator)
     return np.split(indices, cuts)
 
 
+def batch_count(bitext: Bitext, max_tokens: int) -> int:
+    """Return how many logical batches of at most `max_tokens` target tokens an epoch has."""
+    return min(max(1, -(-int(bitext.target.offsets[-1]) // max_tokens)), len(bitext))
+
+
 def epoch(bitext: Bitext, max_tokens: int, micro_tokens: int, pad_id: int, seed: tuple[int, ...]) -> Iterator[Batch]:
     """Yield the batches of one epoch: a seeded shuffle cut into equal logical batches of at most `max_tokens`.
 
@@ -202,7 +207,5 @@ def epoch(bitext: Bitext, max_tokens: int, micro_tokens: int, pad_id: int, seed:
     micro-batches within are sorted, so the padding is small all the same.
     """
     rng = np.random.default_rng(seed)
-    total = int(bitext.target.offsets[-1])
-    parts = min(max(1, -(-total // max_tokens)), len(bitext))
-    for part in deal(bitext, np.arange(len(bitext)), parts, rng):
+    for part in deal(bitext, np.arange(len(bitext)), batch_count(bitext, max_tokens), rng):
         yield make_batch(bitext, part, micro_tokens, pad_id)

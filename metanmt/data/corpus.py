@@ -13,6 +13,7 @@ from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, missing_kind
 from metanmt.data.sources import SentencePair, Source, read_pairs
+from metanmt.data.store import text_files
 from metanmt.errors import CorpusError
 from metanmt.runlog import Progress, say
 
@@ -135,9 +136,8 @@ def _write_set(
     raw = _read(item.sets[name], item.pair, report, progress)
     training = kind_of(name) == "train"
     pairs = clean(raw, rules, report.dropped) if training else clean_held_out(raw, report.dropped)
-    where = folder / "text" / str(item.pair)
-    where.mkdir(parents=True, exist_ok=True)
-    source_path, target_path = (where / f"{name}.{language}" for language in (item.pair.source, item.pair.target))
+    source_path, target_path = text_files(folder, item.pair, name)
+    source_path.parent.mkdir(parents=True, exist_ok=True)
     with (
         source_path.open("w", encoding="utf-8", newline="\n") as source_out,
         target_path.open("w", encoding="utf-8", newline="\n") as target_out,

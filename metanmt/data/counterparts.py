@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -49,6 +50,15 @@ class Counterparts:
     tables: Mapping[str, Table]
     source_counts: Ids
     target_counts: Ids
+
+    def new_side(self, pair: Pair) -> Literal["source", "target"] | None:
+        """Return which language of a pair is met as a new one, by the other; None if there are none of either.
+
+        The target is if the text has nothing that is translated into it; else the source.
+        """
+        if pair.target in self.tables:
+            return "source"
+        return "target" if pair.source in self.tables else None
 
     def save(self, folder: Path) -> None:
         """Write `counterparts.safetensors`."""

@@ -133,6 +133,12 @@ class Bitext:
         return np.flatnonzero(fits)
 
 
+def text_files(folder: Path, pair: Pair, name: str) -> tuple[Path, Path]:
+    """Return where the source and target lines of a set lie in a data folder."""
+    source, target = (folder / "text" / str(pair) / f"{name}.{side}" for side in (pair.source, pair.target))
+    return source, target
+
+
 class TokenStore:
     """An opened data folder."""
 

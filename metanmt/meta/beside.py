@@ -9,7 +9,6 @@ who add a related language's text; Robins 1995, "Catastrophic Forgetting, Rehear
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +20,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig, load_config
-from metanmt.data.batch import Batch, epoch
+from metanmt.data.batch import Batch, batch_count, epoch
 from metanmt.data.language import Pair
 from metanmt.data.own_pieces import texts_of
 from metanmt.data.source_form import SourceForm
@@ -91,7 +90,7 @@ class Synthetic:
     def __init__(self, bitext: Bitext, tokens: int, weight: float, micro_tokens: int, pad_id: int) -> None:
         self.weight = weight
         self._epoch = partial(epoch, bitext, tokens, micro_tokens, pad_id)
-        self._count = min(max(1, math.ceil(int(bitext.target.offsets[-1]) / tokens)), len(bitext))
+        self._count = batch_count(bitext, tokens)
         self._key: tuple[int, ...] = ()
 
     def __call__(self, seed: int, update: int) -> list[tuple[Batch, float]]:
@@ -229,8 +228,8 @@ def known_text(init: str, pair: Pair, folder: Path | None, data: Path | None, co
             )
     if run_of(Path(init)) is not None:
         say(
-            "Nothing of meta-training is replayed, which is worth a point: give the run's data by --replay DATA (in a "
-            'comparison: replay = "DATA").'
+            "No text of meta-training is learned beside, which is worth a point or two: give the run's data by "
+            '--replay DATA (in a comparison: replay = "DATA").'
         )
     return None
 
@@ -267,4 +266,7 @@ def _config_of(run: Path) -> Config:
         return config
     state = run / "last" / "trainer.json"
     parent = read_object(state).get("parent") if state.is_file() else None
-    return replace(config, outer=replace(config.outer, pairs=(str(parent or config.outer.parent),)))
+    name = str(parent or config.outer.parent)
+    if name == OuterConfig.parent:  # a copy of the run does not say which it was
+        return replace(config, outer=replace(config.outer, learner="joint"))
+    return replace(config, outer=replace(config.outer, pairs=(name,)))

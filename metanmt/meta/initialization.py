@@ -21,7 +21,7 @@ from metanmt.nmt.lexicon import add_lexicon, hold_correction, lexicon_of
 from metanmt.nmt.model import has_adapter, move_only
 from metanmt.nmt.ngrams import share_ngrams
 from metanmt.nmt.vocabulary import has_one_table
-from metanmt.runlog import Progress, say
+from metanmt.runlog import Progress, warn
 from metanmt.runtime import device, seed_torch
 
 NO_NEWCOMER = "no language is met as a new one (outer.unseen_share), and learner aligned is joint training."
@@ -74,15 +74,15 @@ def words_of_run(
     universal = lexicon_of(model) is not None
     if not isinstance(tokenizer, SentencePieceTokenizer) or has_adapter(model) or universal or not has_one_table(model):
         if unseen:
-            say(f"No counterparts for adapters, a universal lexicon or a pretrained vocabulary: {NO_NEWCOMER}")
+            warn(f"No counterparts for adapters, a universal lexicon or a pretrained vocabulary: {NO_NEWCOMER}")
         return None, list(tasks)
+    special, size = tokenizer.special_ids(), tokenizer.vocabulary_size
+    if unseen and model.get_input_embeddings().num_embeddings != size:
+        warn(f"The model has embeddings for other pieces than the vocabulary's: {NO_NEWCOMER}")
+        unseen = False
     kept = Counterparts.load(last)
     if kept and not unseen:
         return kept, list(tasks)
-    special, size = tokenizer.special_ids(), tokenizer.vocabulary_size
-    if unseen and model.get_input_embeddings().num_embeddings != size:
-        say(f"The model has embeddings for other pieces than the vocabulary's: {NO_NEWCOMER}")
-        unseen = False
     found: list[Counterparts] = []
     as_new: list[Task] = []
     with Progress("align words", len(tasks) * (1 + unseen), "texts") as progress:
@@ -99,7 +99,7 @@ def words_of_run(
             as_new.append(replace(task, unseen=_as_new(task, tasks, found, tokenizer)))
             progress.advance(1)
     if unseen and not any(task.unseen and task.unseen.newcomers for task in as_new):
-        say(f"No two languages with text enough are translated into the same one: {NO_NEWCOMER}")
+        warn(f"No two languages with text enough are translated into the same one: {NO_NEWCOMER}")
     return kept or merged(found, size), as_new or list(tasks)
 
 

@@ -51,7 +51,7 @@ from metanmt.meta.board import Board, finite
 from metanmt.meta.moments import NOTHING, restore, trainer_tensors
 from metanmt.meta.state import RunState
 from metanmt.nmt.checkpoint import load_state, save_checkpoint
-from metanmt.runlog import say
+from metanmt.runlog import warn
 from metanmt.runtime import versions
 from metanmt.sections import to_toml
 
@@ -83,8 +83,8 @@ class Run:
 
         Raises:
             UsageError: the folder exists and `resume` is not given; or it is no run to resume; or another process is
-                at it; or the configuration or the data differ from those of the run. Memory (`batch.micro_tokens`) and
-                what is logged and kept, and when, may differ.
+                at it; or the configuration or the data differ from those of the run. Settings in `FREE_IN_A_RUN` may
+                differ.
         """
         check_run(folder, config, digest, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,9 +137,7 @@ class Run:
         *,
         ends_joint: bool = False,
     ) -> None:
-        """Write a checkpoint; keep it, those before it that are to be kept, the best one of each, and no other.
-
-        That which ends the joint phase is kept too.
+        """Write a checkpoint, then delete all but the newest `keep`, the end of the joint phase, and the best of each.
 
         Raises:
             CheckpointError: the run's folder is not there any more.
@@ -186,7 +184,7 @@ class Run:
         newest = max(whole, default=0)
         for step, reason in damaged.items():
             if reason is not None and step > newest:
-                say(f"The checkpoint {self.path(step)} is damaged: {reason}.")
+                warn(f"The checkpoint {self.path(step)} is damaged: {reason}.")
         if damaged and not whole:
             raise CheckpointError(
                 f"Every checkpoint of {self.folder} is damaged; the newest: {damaged[max(damaged)]}.",
@@ -194,7 +192,7 @@ class Run:
             )
         state = self._read(newest, model, optimizer, own) if whole else RunState()
         if state.step < max(damaged, default=0):
-            say(f"Going on from the one before, step {state.step}.")
+            warn(f"Going on from the one before, step {state.step}.")
         for step in damaged:
             if step > newest:
                 remove_folder(self.path(step))
@@ -258,7 +256,7 @@ class Run:
         """Return the state; if its best checkpoint is damaged, that is named and the last one stands in for it."""
         if state.best_step is None or state.best_step in whole:
             return state
-        say(
+        warn(
             f"The best checkpoint {self.path(state.best_step)} is damaged or missing: the last one stands in for it "
             "until the next meta-validation."
         )

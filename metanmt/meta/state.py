@@ -13,7 +13,7 @@ from metanmt.config import Config, InnerConfig, OuterConfig
 from metanmt.errors import DeviceMemoryError, DivergenceError
 from metanmt.meta.distributed import Ranks
 from metanmt.meta.outer import StepReport
-from metanmt.runlog import say
+from metanmt.runlog import warn
 from metanmt.runtime import device
 
 SMALLEST_MICRO_TOKENS = 64
@@ -73,7 +73,7 @@ class RunState:
             "elapsed_seconds": round(self.elapsed_seconds, 1),
             "skipped_steps": self.skipped_steps,
             "best_step": self.best_step,
-            f"best_meta_dev_{self.best_metric}": round(best, 2),
+            f"best_meta_dev_{self.best_metric}": round(best, 2) if math.isfinite(best) else None,
         }
 
 
@@ -126,7 +126,7 @@ def first_pairs_alone(config: Config, target_tokens: int) -> bool:
 def stop_if_diverged(state: RunState, outer: OuterConfig) -> None:
     """Name the first of some steps that were left out; raise a DivergenceError if they are too many in a row."""
     if state.skipped_in_a_row == 1:
-        say(f"step {state.step:,}: its loss or gradient is not finite; the step is skipped.")
+        warn(f"step {state.step:,}: its loss or gradient is not finite; the step is skipped.")
     if state.skipped_in_a_row >= outer.max_skipped:
         raise DivergenceError(
             f"The loss or its gradient was not finite in {state.skipped_in_a_row} outer steps in a row, up to step "

@@ -32,7 +32,7 @@ class Task:
     bitext: Bitext
     usable: Indices
     train_set: str = "train"
-    unseen: UnseenLanguage | None = None  # as which its source language may be met
+    unseen: UnseenLanguage | None = None  # how one of its languages is met as a new one; None: never
 
     def __str__(self) -> str:
         """Return the name of the pair, and of the set where that is not "train"."""

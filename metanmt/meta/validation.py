@@ -22,7 +22,6 @@ from metanmt.errors import ConfigError, CorpusError
 from metanmt.meta.unseen import Newcomer, meet
 from metanmt.meta.weights import load_weights
 from metanmt.nmt.adapter import passing_adapter, targets
-from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import set_dropout, update_weights
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, Evaluation, evaluate_dev, fine_tune
@@ -37,7 +36,8 @@ class MetaValidation:
     """Adapts a scratch copy of the initialisation to the meta-dev pairs of a store.
 
     Raises:
-        CorpusError: the store has no meta-dev pair with a train and a dev set.
+        CorpusError: the store has no meta-dev pair, or one without a sentence that is short enough.
+        UsageError: a meta-dev pair has no train or no dev set.
     """
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config) -> None:
@@ -80,19 +80,19 @@ class MetaValidation:
             return
         if model.get_input_embeddings().num_embeddings != tokenizer.vocabulary_size:
             return
-        if obstacle(model, tokenizer, update, lexicon=lexicon_of(model) is not None) is None:
+        if obstacle(model, tokenizer, update) is None:
             for pair, train, _ in self.pairs:
-                is_target = pair.target not in counterparts.tables
+                is_target = counterparts.new_side(pair) == "target"
                 if newcomer := meet(pair, train, tokenizer, counterparts, known=True, is_target=is_target):
                     self.newcomers[pair] = newcomer
 
     def __call__(
-        self, learner: PreTrainedModel, initialization: nn.Module, *, stop: Callable[[], bool] = lambda: False
+        self, fast_model: PreTrainedModel, initialization: nn.Module, *, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Any] | None:
         """Return the scores before and after adaptation, averaged over the meta-dev pairs, and `value` to choose by.
 
         Args:
-            learner: overwritten; the scratch copy that the run owns anyway.
+            fast_model: overwritten; the scratch copy that the run owns anyway.
             initialization: not modified.
             stop: asked after every update but the last of a pair; when it says so, the result is None.
         """
@@ -100,20 +100,20 @@ class MetaValidation:
         after: list[Evaluation] = []
         dropout = self.config.model.dropout
         for pair, train, dev in self.pairs:
-            load_weights(learner, initialization)
+            load_weights(fast_model, initialization)
             seed_torch(DRAW)
             tokenizer, written = self.tokenizer, False
             if newcomer := self.newcomers.get(pair):
-                before.append(self._zero_shot(learner, pair, dev, self.fine_tune.metric))
+                before.append(self._zero_shot(fast_model, pair, dev, self.fine_tune.metric))
                 train, dev = newcomer.read(train), newcomer.read(dev)
-                rows = newcomer.start.embeddings(learner.get_input_embeddings().weight.detach())
+                rows = newcomer.start.embeddings(fast_model.get_input_embeddings().weight.detach())
                 tokenizer, written = newcomer.reader(), newcomer.start.written
             with (
-                own_rows([learner], rows, written=written) if newcomer else nullcontext(),
-                passing_adapter(learner, self.config.adapter, wanted=self.fine_tune.update == "adapters"),
+                own_rows([fast_model], rows, written=written) if newcomer else nullcontext(),
+                passing_adapter(fast_model, self.config.adapter, wanted=self.fine_tune.update == "adapters"),
             ):
                 report = fine_tune(
-                    learner,
+                    fast_model,
                     tokenizer,
                     pair,
                     train,
@@ -130,8 +130,8 @@ class MetaValidation:
             if newcomer is None:
                 before.append(report.history[0])
             after.append(report.history[-1])
-        set_dropout(learner, dropout)
-        learner.train()
+        set_dropout(fast_model, dropout)
+        fast_model.train()
         if len(after) < len(self.pairs):
             return None
         mean_before, mean_after = _mean(before), _mean(after)

@@ -30,7 +30,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the weights be the average within the context; memory is that of the largest one."""
+        """Let the weights be the average within the context, exchanged one by one: memory for the largest is needed."""
         self._swap()
         try:
             yield

@@ -34,14 +34,13 @@ from metanmt.nmt.folder import checkpoint_folder
 from metanmt.nmt.translate import translate
 from metanmt.nmt.tuning import batch_tokens, planned_updates
 from metanmt.nmt.tuning_text import SentencePairs, Text, Tokenised, tokenized
-from metanmt.runlog import Progress, say
+from metanmt.runlog import Progress, say, warn
 
 BEAM = 5
-BY_INIT = "init"  # `Text.back`: what is adapted, when it has been adapted to that on the same text
-EVERY = 10_000  # lines, that are told
-WEAK = (
-    17.0  # chrF++, below which a model that translates back is warned of: of 13.7 and 15.0 did harm, of 21.0 did good
-)
+BY_INIT = "init"  # `Text.back`: adapt the initialisation to the other direction first, on the same pairs
+PROGRESS_LINES = 10_000  # that are read between two signs of it
+# chrF++ on its dev set below which a model that translates back is warned of: of 13.7 and 15.0 did harm, of 21.0 good.
+WEAK = 17.0
 MOST_SENTENCES = 50_000  # four minutes of a thread at the size `tiny`
 
 
@@ -103,8 +102,8 @@ def drawn_lines(
     with Progress(f"read text of {language}", None, "lines") as progress:
         cleaned = clean(((line, line) for line in lines), CleaningRules(keep_identical=True), Counter())
         for count, (line, _) in enumerate(cleaned, start=1):
-            if count % EVERY == 0:
-                progress.advance(EVERY)
+            if count % PROGRESS_LINES == 0:
+                progress.advance(PROGRESS_LINES)
             if held_out.leaks(in_form([line], form)[0], line):
                 continue
             left += 1
@@ -140,7 +139,7 @@ def with_back_translation(
     """
     chrf = tuned_chrf(back)
     if chrf is not None and chrf < WEAK:
-        say(
+        warn(
             f"Note: {back} has {chrf:.1f} chrF++ on its dev set. A model that hardly translates has nothing to teach, "
             "and may do harm: compare with what is learned without --back."
         )

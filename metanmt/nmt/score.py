@@ -102,11 +102,6 @@ def _compute_in_plain_floats(metric: Any) -> None:
     metric._compute_score_from_stats = plain
 
 
-def quick_scores(hypotheses: Sequence[str], references: Sequence[str], target: str = "") -> dict[str, float]:
-    """Return BLEU and chrF++ as bare figures, to choose weights by and never to report."""
-    return {name: value["score"] for name, value in score(hypotheses, references, target=target, ter=False).items()}
-
-
 def metric(name: str, target: str = "") -> Any:
     """Return sacreBLEU's metric, as `metanmt evaluate` uses it for a target language."""
     return {"bleu": lambda: BLEU(tokenize=bleu_tokenizer(target)), "chrf": lambda: CHRF(word_order=2)}[name]()

@@ -14,10 +14,9 @@ from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.errors import ConfigError, UsageError
 from metanmt.nmt.checkpoint import load_checkpoint, load_with_adapter
 from metanmt.nmt.folder import checkpoint_folder
-from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import make_model, set_head, update_weights
 from metanmt.nmt.tuning_text import AS_NEEDED, NEEDED, Text, Tokenised
-from metanmt.nmt.vocabulary import NONE, align_embeddings, begin_tag, grow_embeddings, obstacle
+from metanmt.nmt.vocabulary import LEAVE_OUT, align_embeddings, begin_tag, grow_embeddings, obstacle
 from metanmt.runlog import say
 from metanmt.runtime import seed_torch
 
@@ -53,7 +52,7 @@ class NewLanguage:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What is adapted."""
+    """Which model a fine-tuning starts from, and what of it may move."""
 
     init: str
     update: str
@@ -71,7 +70,7 @@ class StartingPoint:
         set_head(network, self.model.head)
         return network, tokenizer
 
-    def newcomer(
+    def new_language(
         self,
         config: FineTuneConfig,
         network: PreTrainedModel | None,
@@ -86,22 +85,21 @@ class StartingPoint:
         Raises:
             ConfigError: new pieces are wanted, and there can be none.
         """
-        lexicon = network is not None and lexicon_of(network) is not None
-        cannot = obstacle(network, tokenizer, self.update, lexicon=lexicon)
+        cannot = obstacle(network, tokenizer, self.update)
         if network is None and text.data is None:
-            cannot = ConfigError("From scratch the text has a vocabulary of its own: there are no new pieces.", NONE)
+            cannot = ConfigError(
+                "From scratch the text has a vocabulary of its own: there are no new pieces.", LEAVE_OUT
+            )
         if cannot:
             if config.new_pieces > 0:
                 raise cannot
             return NewLanguage(0, None, tagged)
-        aligned = config.align and network is not None
-        counterparts = Counterparts.load(checkpoint_folder(Path(self.init))) if aligned else None
-        written = counterparts.tables if counterparts else ()
-        is_target = tagged or (pair.target not in written and pair.source in written)
-        if (pair.source if is_target else pair.target) not in written:
+        counterparts = Counterparts.load(checkpoint_folder(Path(self.init))) if network is not None else None
+        side = counterparts.new_side(pair) if counterparts else None
+        if side is None or not config.align:
             counterparts = None
         wanted = NEEDED if counterparts and config.new_pieces == AS_NEEDED else config.new_pieces
-        return NewLanguage(wanted, counterparts, is_target)
+        return NewLanguage(wanted, counterparts, tagged or side == "target")
 
     def with_target(self, network: PreTrainedModel, tokenizer: Tokenizer, pair: Pair) -> Tokenizer:
         """Return a tokenizer that has a tag for the target; if it is new, so has the model, in place: the others' mean.
@@ -112,7 +110,7 @@ class StartingPoint:
         if not isinstance(tokenizer, SentencePieceTokenizer) or pair.target in tokenizer.targets:
             return tokenizer
         known = ", ".join(tokenizer.targets)
-        if cannot := obstacle(network, tokenizer, self.update, lexicon=lexicon_of(network) is not None):
+        if cannot := obstacle(network, tokenizer, self.update):
             raise UsageError(
                 f"{self.init} translates into {known}, not into {pair.target} yet. {cannot}",
                 "Let all or the embeddings move (--update all), of a run without a universal lexicon.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from metanmt.config import FineTuneConfig
-from metanmt.data.batch import Batch, epoch, make_batch
+from metanmt.data.batch import Batch, batch_count, epoch, make_batch
 from metanmt.data.language import Pair
 from metanmt.data.leakage import HeldOut
 from metanmt.data.store import Bitext
@@ -23,9 +22,9 @@ from metanmt.nmt.lexicon import say_if_unknown, set_pair
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import clip_gradient, move_only, set_dropout
 from metanmt.nmt.optimizer import make_optimizer
-from metanmt.nmt.score import Counts, counts, quick_scores, resampled_leads, scorer
+from metanmt.nmt.score import Counts, counts, resampled_leads, scorer
 from metanmt.nmt.translate import translate_ids
-from metanmt.runlog import Progress, say
+from metanmt.runlog import Progress, warn
 from metanmt.runtime import seed_torch
 
 SMALLEST_DEV, LARGEST_DEV = 10, 300
@@ -165,8 +164,8 @@ def evaluate_dev(
         outputs = translate_ids(model, sources, beam=1, forced_bos_id=tokenizer.forced_bos_id(pair))
         references = tokenizer.decode([dev.target.sentence(index).tolist() for index in range(len(dev))])
         hypotheses = tokenizer.decode(outputs)
-        scores = quick_scores(hypotheses, references, pair.target)
-        counted = counts(metric, hypotheses, references, pair.target)
+        found = {name: counts(name, hypotheses, references, pair.target) for name in scores}
+        scores, counted = {name: scorer(name)(its.sum(axis=0)) for name, its in found.items()}, found[metric]
     model.train(was_training)
     return Evaluation(update, total / batch.target_tokens, scores["bleu"], scores["chrf"], counted)
 
@@ -179,7 +178,7 @@ def batch_tokens(train: Bitext, config: FineTuneConfig) -> int:
 
 def planned_updates(train: Bitext, config: FineTuneConfig) -> int:
     """Return the updates of a whole fine-tuning, early stopping aside."""
-    per_epoch = math.ceil(int(train.target.offsets[-1]) / batch_tokens(train, config))
+    per_epoch = batch_count(train, batch_tokens(train, config))
     return min(config.max_updates, max(config.min_updates, per_epoch * config.max_epochs))
 
 
@@ -292,7 +291,7 @@ def _accumulate_gradient(
                 ) from None
         optimizer.zero_grad()
         torch.cuda.empty_cache()
-        say("Out of memory: micro-batches of half the size from here on.")
+        warn("Out of memory: micro-batches of half the size from here on.")
         parts = [(half or batch, weight) for half, (batch, weight) in zip(smaller, parts, strict=True)]
         halvings += 1
 

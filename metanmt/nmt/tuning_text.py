@@ -57,7 +57,7 @@ class Text:
     def check(self) -> None:
         """Raise a UsageError if it is not given once, if there are two uses for a set, or none."""
         if bool(self.data) == bool(self.train_files):
-            raise UsageError("The text to adapt on is not given once.", "Give either --data FOLDER or --train FILES.")
+            raise UsageError("Exactly one text to adapt on is needed.", "Give either --data FOLDER or --train FILES.")
         if self.data and self.dev_files:
             raise UsageError("--dev goes with --train.", "With --data, choose the folder's own set: --dev-set NAME.")
         if self.train_files and (self.train_set, self.dev_set) != (Text.train_set, Text.dev_set):

@@ -16,9 +16,10 @@ from metanmt.data.store import Bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from metanmt.errors import ConfigError
 from metanmt.nmt.beginnings import find_beginnings
+from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.model import update_weights
 
-NONE = "Leave fine_tune.new_pieces (--new-pieces) out."
+LEAVE_OUT = "Leave fine_tune.new_pieces (--new-pieces) out."
 
 
 def has_one_table(model: PreTrainedModel) -> bool:
@@ -27,29 +28,33 @@ def has_one_table(model: PreTrainedModel) -> bool:
     return all(part.embed_tokens.weight is table for part in (model.get_encoder(), model.get_decoder()))
 
 
-def obstacle(model: PreTrainedModel | None, tokenizer: Tokenizer, update: str, *, lexicon: bool) -> ConfigError | None:
+def obstacle(
+    model: PreTrainedModel | None, tokenizer: Tokenizer, update: str, *, lexicon: bool = False
+) -> ConfigError | None:
     """Return why the vocabulary of a model cannot gain pieces in an adaptation, or None.
 
     Args:
         model: which it may be by names and shapes alone; None for one that is made for the vocabulary.
         tokenizer: of the model.
         update: what moves.
-        lexicon: the model has a universal lexicon.
+        lexicon: the model has a universal lexicon, which its names and shapes alone may not tell.
     """
     if not isinstance(tokenizer, SentencePieceTokenizer):
-        return ConfigError("New pieces are for a vocabulary that metanmt learned, not for a pretrained one.", NONE)
-    if lexicon:
-        return ConfigError("A universal lexicon has no embeddings for new pieces.", NONE)
+        return ConfigError("New pieces are for a vocabulary that metanmt learned, not for a pretrained one.", LEAVE_OUT)
+    if lexicon or (model is not None and lexicon_of(model) is not None):
+        return ConfigError("A universal lexicon has no embeddings for new pieces.", LEAVE_OUT)
     if model is None:
         return None
     table = model.get_input_embeddings().weight
     if not has_one_table(model):
-        return ConfigError("Its sides have tables of their own, as from a universal lexicon, which cannot grow.", NONE)
+        return ConfigError(
+            "Its sides have tables of their own, as from a universal lexicon, which cannot grow.", LEAVE_OUT
+        )
     moving = {} if update == "adapters" else update_weights(model, update)
     if not any(weight is table for weight in moving.values()):
         return ConfigError(
             f"New pieces would stay as they begin: update = {update} leaves the embeddings alone.",
-            f"{NONE[:-1]}, or let all or the embeddings move: --update all.",
+            f"{LEAVE_OUT[:-1]}, or let all or the embeddings move: --update all.",
         )
     return None
 
@@ -113,7 +118,7 @@ def begin_tag(model: PreTrainedModel, tags: Mapping[str, int], language: str, kn
 
 
 class OwnRows(nn.Module):
-    """Stands where a model has its table, which it has with rows behind it that belong to one language.
+    """Replaces an embedding table: ids below V read the shared table, ids from V on the rows of one language.
 
     Ids (B, S) in, embeddings (B, S, d) out.
 
@@ -136,7 +141,7 @@ class OwnRows(nn.Module):
 
 
 class OwnOutput(nn.Module):
-    """Stands where a model has its output projection, likewise: hidden states (..., d) in, logits (..., V + n) out."""
+    """Replaces an output projection, likewise: hidden states (..., d) in, logits (..., V + n) out."""
 
     def __init__(self, plain: nn.Linear, own: nn.Parameter) -> None:
         super().__init__()
@@ -154,7 +159,7 @@ class OwnOutput(nn.Module):
 
 @contextmanager
 def own_rows(models: Sequence[PreTrainedModel], rows: Tensor, *, written: bool = False) -> Iterator[nn.Parameter]:
-    """Let models have more rows of embeddings for the time being, each its own copy; yield those of the first.
+    """Give models more rows of embeddings for the time being, each a copy of them; yield the first model's.
 
     Args:
         models: which may be copies of each other.

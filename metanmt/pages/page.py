@@ -118,7 +118,7 @@ def _scored(scored: dict[str, Any]) -> dict[str, Any]:
 
 def _best(training: dict[str, Any]) -> str:
     key = next((key for key in training if key.startswith("best_meta_dev_")), None)
-    if key is None:
+    if key is None or training[key] is None:
         return "–"
     metric = key.removeprefix("best_meta_dev_")
     return f"{METRICS.get(metric, metric)} {training[key]:.2f}"

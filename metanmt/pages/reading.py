@@ -13,7 +13,7 @@ import numpy as np
 from metanmt.comparison.execute import HYPOTHESES
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
-from metanmt.data.store import FACTS_FILE
+from metanmt.data.store import FACTS_FILE, text_files
 from metanmt.errors import MetanmtError, UsageError
 
 METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
@@ -118,11 +118,9 @@ class Comparison:
         source, reference = (list(read_lines(path)) for path in paths)
         return source, reference
 
-    def text_files(self, pair: str) -> list[Path]:
+    def text_files(self, pair: str) -> tuple[Path, Path]:
         """Return where the two sides of a pair's test set lie."""
-        languages = Pair.parse(pair)
-        folder = (self.data or self.folder) / "text" / pair
-        return [folder / f"{self.test_set}.{side}" for side in (languages.source, languages.target)]
+        return text_files(self.data or self.folder, Pair.parse(pair), self.test_set)
 
     def versions(self) -> list[dict[str, str]]:
         """Return the different sets of versions that its results were made with."""

@@ -37,7 +37,7 @@ def run(
         sentences: how many of it at most.
     """
     if sentences < 1:
-        raise UsageError("No sentences cannot be represented.", "Give --sentences a positive number.")
+        raise UsageError("There are no sentences to represent.", "Give --sentences a positive number.")
     pair, store = Pair.parse(pair_name), TokenStore.open(data)
     bitext = store.bitext(pair, split).head(sentences)
     models, states = [], []

@@ -11,7 +11,7 @@ from metanmt.data.cleaning import normalise
 from metanmt.data.language import Pair
 from metanmt.data.own_files import detect_source, has_both_sides
 from metanmt.data.sources import Source, missing_file, read_pairs
-from metanmt.data.store import TokenStore
+from metanmt.data.store import TokenStore, text_files
 from metanmt.errors import CorpusError, UsageError, did_you_mean
 from metanmt.files import check_writable, read_object, write_json, write_text
 from metanmt.nmt.engine import open_engine
@@ -133,9 +133,7 @@ def _texts(
         sets = TokenStore.open(data).sets(pair)
         if split not in sets:
             raise UsageError(f"{pair} has no set {split!r} in {data}.", did_you_mean(split, sets))
-        own = Source(
-            "moses", tuple(data / "text" / str(pair) / f"{split}.{side}" for side in (pair.source, pair.target))
-        )
+        own = Source("moses", text_files(data, pair, split))
         if lost := next((path for path in own.paths if not path.exists()), None):  # training does without
             raise missing_file(lost, "Copy the folder `text` from where the data was prepared, or prepare it again.")
         name = split
@@ -144,7 +142,7 @@ def _texts(
         name = own.paths[0].stem
     else:
         raise UsageError(
-            "The test set is not given once.",
+            "Exactly one test set is needed.",
             "Give either --data FOLDER, or --source FILE and --reference FILE, or one .tsv or .jsonl by --source.",
         )
     lines = [(normalise(one), normalise(other)) for one, other in read_pairs(own, pair)]

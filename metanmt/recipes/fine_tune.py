@@ -84,7 +84,8 @@ def run(
         overwrite: replace an existing folder.
     """
     started, pair = time.monotonic(), Pair.parse(pair_name)
-    refuse_existing(out, overwrite=overwrite, marker=TUNING_FILE, remedy=OR_OVERWRITE)
+    for folder in _folders(out, text):
+        refuse_existing(folder, overwrite=overwrite, marker=TUNING_FILE, remedy=OR_OVERWRITE)
     text.check()
     if init != SCRATCH:
         keep_base(Path(init), out, as_base=config.update == "adapters")
@@ -92,7 +93,7 @@ def run(
     start = StartingPoint(init, config.update, model or ModelConfig(), adapter or AdapterConfig(), seed)
     likewise: dict[str, Any] = {"model": model, "adapter": adapter, "precision": precision, "overwrite": overwrite}
     likewise |= {"seed": seed, "micro_tokens": micro_tokens}
-    back = partial(_back_by_init, init, pair, Path(f"{out}-back"), config, **likewise)
+    back = partial(_back_by_init, init, pair, _folders(out, text)[-1], config, **likewise)
     network, read, known, drawn = _prepared(start, pair, text, config, replay, back)
     say(f"Adapting to {pair}: {len(read.train):,} sentence pairs, {read.train_words:,} target words")
     beside = text_beside(known, read, config, micro_tokens)
@@ -123,16 +124,21 @@ def run(
         "config": asdict(config),
         "elapsed_seconds": round(time.monotonic() - started, 1),
         "peak_memory_bytes": peak_memory_bytes(),
-        "versions": versions(),
     }
     with new_folder(out, overwrite=overwrite, refuse=False) as folder:
         _write(folder, network, read.tokenizer, pair, facts)
     return {"model": str(out), **facts, "stop_requested": interruption.requested}
 
 
+def _folders(out: Path, text: Text) -> list[Path]:
+    """Return the checkpoints that are made: with `--back init` one of the other direction too."""
+    return [out, Path(f"{out}-back")] if text.back == BY_INIT else [out]
+
+
 def _write(folder: Path, network: PreTrainedModel, tokenizer: Tokenizer, pair: Pair, facts: dict[str, Any]) -> None:
     """Write a checkpoint with the facts beside it, and note how large it is."""
     save_checkpoint(folder, network, tokenizer, pair)
+    facts["versions"] = versions()
     facts["weights_bytes"] = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     write_json(folder / TUNING_FILE, facts)
 
@@ -193,7 +199,7 @@ def _prepared(
             facts["new_target"] = pair.target
     if store is not None:
         check_tokenizer(tokenizer, store.digest, start.init, store.folder)
-    new = start.newcomer(config, network, tokenizer, text, pair, tagged=tagged)
+    new = start.new_language(config, network, tokenizer, text, pair, tagged=tagged)
     train, dev = whole_sets(pair, text, store, own, tokenizer, facts)
     pieces, foreign = pieces_wanted(train, new.pieces, new.is_target)
     read = text_to_adapt_on(

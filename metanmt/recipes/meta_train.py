@@ -35,7 +35,7 @@ from metanmt.meta.task import Episode, EpisodeSampler, Task, load_tasks, named_p
 from metanmt.meta.validation import MetaValidation
 from metanmt.nmt.loss import Loss
 from metanmt.nmt.model import parameter_count
-from metanmt.runlog import Progress, say
+from metanmt.runlog import Progress, say, warn
 from metanmt.runtime import Interruption, peak_memory_bytes
 
 
@@ -257,7 +257,7 @@ class _Training:
             except torch.OutOfMemoryError:
                 half = halved(self.config.batch.micro_tokens)
                 same = "the result stays the same" + ", but for the draw of dropout" * (self.config.model.dropout > 0)
-                say(f"Out of memory: micro-batches of {half:,} tokens from here on; {same}.")
+                warn(f"Out of memory: micro-batches of {half:,} tokens from here on; {same}.")
             learner.release()
             torch.cuda.empty_cache()
             self.cut_smaller(half)

@@ -19,7 +19,7 @@ from metanmt.data.pretrained_tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.source_form import in_form
 from metanmt.data.sources import read_lines
-from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, write_bitext
+from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, text_files, write_bitext
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.data.variants import in_both_directions, with_languages
 from metanmt.data.vectors import FOLDER as VECTORS
@@ -101,7 +101,7 @@ def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
         for pair in store.pairs():
             for name in store.sets(pair):
                 store.bitext(pair, name)
-                if not all((out / "text" / str(pair) / f"{name}.{side}").is_file() for side in vars(pair).values()):
+                if not all(path.is_file() for path in text_files(out, pair, name)):
                     return None
     except MetanmtError:
         return None
@@ -222,7 +222,7 @@ def _encoded(
 
 
 def _sides(folder: Path, pair: Pair, name: str) -> list[Iterator[str]]:
-    return [read_lines(folder / "text" / str(pair) / f"{name}.{side}") for side in (pair.source, pair.target)]
+    return [read_lines(path) for path in text_files(folder, pair, name)]
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -201,7 +201,7 @@ class _Maker:
         Only pieces with a letter are held out: numbers are alike everywhere, and say nothing.
         """
         straight = [
-            bitext if pair.source == language else Bitext(bitext.target, bitext.source, bitext.target_words)
+            bitext if pair.source == language else bitext.turned()
             for pair, bitext in texts
             if self.pivot in (pair.source, pair.target)
         ]

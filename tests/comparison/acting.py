@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from metanmt.errors import ConfigError
-from metanmt.runlog import Progress
+from metanmt.runlog import Progress, say, warn
 from metanmt.runtime import Interruption
 
 
@@ -32,6 +32,9 @@ def act(folder: Path, item: str) -> None:
             progress.advance(4)
         with Progress("other", 10, "sentences") as progress:
             progress.advance(9)
+        say("on the way")
+        warn("not finite")
+        say("on the way")
     if item == "deaf":
         with Interruption() as interruption:
             (folder / "deaf listens").touch()

@@ -52,7 +52,7 @@ MISTAKES = [
     ("draws = [1, 2]", "draws = [-1]", "A draw is -1", "0 or more"),
     ("beam = 1", 'updates = ["all", "all"]', "The updates are", "once"),
     ('learner = "fomaml"', 'checkpoint = "nowhere"', "no folder nowhere", "meta-train"),
-    ('learner = "fomaml"', 'learner = "fomaml"\ncheckpoint = "x"', "not given once", "either"),
+    ('learner = "fomaml"', 'learner = "fomaml"\ncheckpoint = "x"', "not exactly one start", "either"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["outer.max_target_tokens=9"]', "differ in their cost", "top"),
     ('learner = "fomaml"', 'learner = "fomaml"\nset = ["fine_tune.metric=bleu"]', "selection in fine-tuning", "top"),
     (

@@ -52,7 +52,7 @@ def test_a_piece_waits_for_the_one_it_needs(tmp_path: Path) -> None:
     assert pool.ready() == pieces[2]
 
 
-def test_one_display_counts_what_all_do(tmp_path: Path) -> None:
+def test_one_display_counts_what_all_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Recorded(Progress):
         advances: tuple[float, ...] = ()
 
@@ -66,8 +66,14 @@ def test_one_display_counts_what_all_do(tmp_path: Path) -> None:
     assert 4 in progress.advances
     assert 9 not in progress.advances
     assert progress.pieces == {}
+    assert capsys.readouterr().err.splitlines() == ["counting: not finite"], "what must not be missed, and no more"
     assert {path.name for path in tmp_path.glob("* done")} == {"counting done", "b done", "c done"}
     assert not children()
+
+
+def test_one_at_a_time_warns_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_all([Piece("counting", "counting", 10)], functools.partial(act, tmp_path), 1, Progress("test", 10, "units"))
+    assert capsys.readouterr().err.splitlines() == ["not finite"]
 
 
 def test_a_log_says_what_each_is_at() -> None:

@@ -59,6 +59,13 @@ def test_how_often_a_piece_was_read_and_written(counterparts: Counterparts) -> N
     assert counterparts.source_counts[9] == 0
 
 
+@pytest.mark.parametrize(
+    ("pair", "side"), [("fi-en", "source"), ("en-fi", "target"), ("en-de", "source"), ("fi-ro", None)]
+)
+def test_which_language_of_a_pair_is_new(counterparts: Counterparts, pair: str, side: str | None) -> None:
+    assert counterparts.new_side(Pair.parse(pair)) == side
+
+
 def test_round_trip(counterparts: Counterparts, tmp_path: Path) -> None:
     assert Counterparts.load(tmp_path) is None
     counterparts.save(tmp_path)

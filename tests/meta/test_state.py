@@ -25,3 +25,8 @@ def test_the_best_validation_is_the_latest_of_equally_good_ones(values: tuple[fl
     for number, value in enumerate(values, start=1):
         state = replace(state, step=10 * number).validated(value, "bleu", due=number, seconds=1.0)
     assert (state.best_step, state.validations) == (best_step, len(values))
+
+
+def test_a_best_that_nothing_is_known_of_is_none_in_a_summary() -> None:
+    state = replace(RunState(), best_step=3, best_value=-math.inf, best_metric="chrf")
+    assert state.summary()["best_meta_dev_chrf"] is None

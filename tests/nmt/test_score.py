@@ -12,7 +12,7 @@ import pytest
 
 from metanmt.data.sources import read_lines
 from metanmt.files import write_text
-from metanmt.nmt.score import bleu_tokenizer, quick_scores, score
+from metanmt.nmt.score import bleu_tokenizer, counts, score, scorer
 
 HYPOTHESES = [
     "The cat sat on the mat.",
@@ -110,7 +110,7 @@ def test_bleu_into_a_language_without_spaces_counts_characters(target: str, toke
     assert bleu_tokenizer(target) == tokenizer
     assert f"|tok:{tokenizer}|" in found["signature"]
     assert (found["score"] > 50) == (tokenizer != "13a"), "two sentences of one word each, or of twelve characters"
-    assert quick_scores(hypothesis, reference, target)["bleu"] == found["score"]
+    assert scorer("bleu")(counts("bleu", hypothesis, reference, target).sum(axis=0)) == found["score"]
 
 
 @pytest.mark.parametrize("target", ["zh", "zho_Hans", "ja", "jpn_Jpan"])
@@ -125,9 +125,10 @@ def test_ter_is_left_out_where_nothing_parts_words_for_it(target: str) -> None:
     assert set(score(["วันนี้"], ["วันนี้"], target=target)) == {"bleu", "chrf"}
 
 
-def test_quick_scores_are_the_scores() -> None:
+def test_scores_by_sentence_statistics_are_the_scores() -> None:
     full = score(HYPOTHESES, REFERENCES)
-    assert quick_scores(HYPOTHESES, REFERENCES) == {name: full[name]["score"] for name in ("bleu", "chrf")}
+    for name in ("bleu", "chrf"):
+        assert scorer(name)(counts(name, HYPOTHESES, REFERENCES).sum(axis=0)) == full[name]["score"]
     assert "ter" not in score(HYPOTHESES, REFERENCES, ter=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import CHRF
 
-from metanmt.nmt.score import counts, quick_scores
+from metanmt.nmt.score import counts, score
 from metanmt.nmt.tuning import Evaluation, TuningReport
 from tests import toy
 
@@ -18,8 +18,8 @@ REFERENCES = [target for _, target in toy.lines(100)]
 def evaluation(update: int, wrong: range) -> Evaluation:
     """Return that of translations of which those of some numbers are nothing like their references."""
     outputs = ["zzz" if number in wrong else text for number, text in enumerate(REFERENCES)]
-    scores = quick_scores(outputs, REFERENCES)
-    return Evaluation(update, 1.0, scores["bleu"], scores["chrf"], counts("chrf", outputs, REFERENCES))
+    scores, chrf = score(outputs, REFERENCES, ter=False), counts("chrf", outputs, REFERENCES)
+    return Evaluation(update, 1.0, scores["bleu"]["score"], scores["chrf"]["score"], chrf)
 
 
 def kept(*history: Evaluation, metric: str = "chrf") -> list[bool]:

@@ -122,8 +122,9 @@ def test_by_what_is_adapted_itself(run_folder: Path, data: Path, files: tuple[Pa
     one, two = (load_checkpoint(tmp_path / name)[0] for name in ("out", "2"))
     assert weights_hash(one) == weights_hash(two)
     (tmp_path / "out-back").rename(tmp_path / "3-back")
+    lost = replace(both, train_files=[tmp_path / "lost.tsv"])  # nothing is read before
     with pytest.raises(UsageError, match="3-back exists already"):
-        fine_tune.run(str(run_folder), str(FROM), tmp_path / "3", both, **settings)
+        fine_tune.run(str(run_folder), str(FROM), tmp_path / "3", lost, **settings)
 
 
 def test_by_what_is_adapted_itself_from_a_data_folder(run_folder: Path, data: Path, tmp_path: Path) -> None:

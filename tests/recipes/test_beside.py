@@ -83,6 +83,8 @@ def test_of_a_transfer_its_parent_is_replayed(kinds: TokenStore, tmp_path: Path)
     (found / "last").symlink_to(found / "checkpoints" / "step-1")
     (found / "last" / "trainer.json").write_text('{"parent": "es-en"}', encoding="utf-8")
     assert names(found, kinds) == ["es-en"]
+    (found / "last").unlink()  # a copy of what was best alone does not say which it was
+    assert names(found, kinds) == ["de-en", "de-en train-late", "sv-en", "es-en"]
 
 
 def test_a_set_of_hardly_a_sentence_is_left_out(kinds: TokenStore, tmp_path: Path) -> None:

@@ -208,9 +208,9 @@ def test_on_a_prepared_set(run_folder: Path, data: Path, tmp_path: Path) -> None
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {
-    "no test set": ({}, UsageError, "not given once", "--data FOLDER"),
-    "a source alone": ({"source": "de"}, UsageError, "not given once", "--reference"),
-    "both ways": ({"source": "de", "reference": "en", "data": "{tmp}"}, UsageError, "not given once", "either"),
+    "no test set": ({}, UsageError, "Exactly one", "--data FOLDER"),
+    "a source alone": ({"source": "de"}, UsageError, "Exactly one", "--reference"),
+    "both ways": ({"source": "de", "reference": "en", "data": "{tmp}"}, UsageError, "Exactly one", "either"),
     "no such pair": ({"pair": "de", "source": "de", "reference": "en"}, UsageError, "not a language pair", "fi-en"),
     "no such file": ({"source": "{tmp}/none", "reference": "en"}, CorpusError, "none", ""),
     "a TSV twice": ({"source": "{tmp}/both.tsv", "reference": "{tmp}/both.tsv"}, UsageError, "not clear", "one .tsv"),

@@ -237,11 +237,11 @@ MISTAKES: dict[str, tuple[Case, type[MetanmtError], str, str]] = {
         "not a language pair",
         "fi-en",
     ),
-    "no text": (lambda run, data, files, tmp: (run, "fi-en", Text()), UsageError, "not given once", "--train"),
+    "no text": (lambda run, data, files, tmp: (run, "fi-en", Text()), UsageError, "Exactly one", "--train"),
     "text twice": (
         lambda run, data, files, tmp: (run, "fi-en", Text(data=data, train_files=files)),
         UsageError,
-        "not given once",
+        "Exactly one",
         "--data",
     ),
     "no checkpoint": (

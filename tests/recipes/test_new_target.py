@@ -143,6 +143,15 @@ def test_data_of_both_directions(both: Path, run_of_both: Path, tmp_path: Path) 
     assert "target_tokens_a_sentence" not in known, "German was written in meta-training"
 
 
+def test_what_is_new_does_not_depend_on_the_alignment(
+    both: Path, run_of_both: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(QUICK, align=False, new_pieces=20)
+    facts = fine_tune.run(str(run_of_both), "en-fi", tmp_path / "tuned", Text(data=both), settings)
+    assert "new pieces of fi" in capsys.readouterr().err
+    assert "aligned_pieces" not in facts
+
+
 def test_a_vocabulary_without_the_tag_is_named(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "alone.toml").write_text(ALONE, encoding="utf-8")
     with pytest.raises(UsageError, match="has no tag for is") as caught:
