@@ -6,17 +6,14 @@ overrides a key. The help texts of the command line are made from the `setting` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from metanmt.errors import ConfigError
-from metanmt.limits import check_ranges
-from metanmt.sections import SET, build, checked, merged, override, read_layers, read_toml, setting
+from metanmt.limits import COUNT, NOT_NEGATIVE, PIECES, POSITIVE, PROBABILITY, SHARE, check_ranges
+from metanmt.sections import setting
 
 Update = Literal["none", "embeddings", "embeddings+encoder", "decoder", "head", "all", "adapters"]
-CONFIGS = Path(__file__).parent / "configs"
 LearnerName = Literal[
     "joint",
     "aligned",
@@ -41,7 +38,7 @@ class ModelConfig:
 
     size: Literal["tiny", "small", "base", "gu2018"] = setting("tiny", "dimensions of a model made from scratch")
     checkpoint: str = setting("", "a checkpoint to start from, instead of `size`: a folder, a run, a name on the hub")
-    dropout: float = setting(0.1, "dropout probability while meta-training")
+    dropout: float = setting(0.1, "dropout probability while meta-training", PROBABILITY)
     update: Literal["all", "adapters"] = setting(
         "all", "what meta-training moves; adapters: new ones on the frozen `checkpoint`, which they are stored without"
     )
@@ -57,7 +54,9 @@ class ModelConfig:
     )
     ngram_characters: int = setting(4, "characters of an n-gram that pieces share, at most")
     universal_entries: int = setting(1_000, "universal embeddings at most, of the pivot's commonest pieces")
-    lexicon_temperature: float = setting(0.05, "of their mixture; the smaller, the fewer a piece takes part in")
+    lexicon_temperature: float = setting(
+        0.05, "of their mixture; the smaller, the fewer a piece takes part in", POSITIVE
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class AdapterConfig:
     """Low-rank adapters (LoRA, Hu et al. 2021): what update = "adapters" adds to a model and moves."""
 
     rank: int = setting(8, "rank r of the product of two matrices that is added to a weight; their size follows it")
-    alpha: float = setting(16.0, "the product is multiplied by alpha / rank")
+    alpha: float = setting(16.0, "the product is multiplied by alpha / rank", POSITIVE)
     targets: tuple[str, ...] = setting((), "projections that get one, such as q_proj (default: all but the output's)")
 
 
@@ -82,11 +81,14 @@ class InnerConfig:
     learning_rate: float = setting(0.02, "inner learning rate; the setting that matters most")
     update: Update = setting("all", "which parameters are fast weights")
     first_order_share: float = setting(
-        0.0, "maml, anil, meta-sgd, maml++: share of the run with first-order gradients, before exact ones; 1 for never"
+        0.0,
+        "maml, anil, meta-sgd, maml++: share of the run with first-order gradients, before exact ones; 1 for never",
+        SHARE,
     )
     multi_step_share: float = setting(
         0.3,
         "maml++: share of the run in which the query loss of every inner step counts, the earlier ones less and less",
+        SHARE,
     )
     hidden: int = setting(20, "lstm, learned-optimizer: hidden units for each coordinate")
 
@@ -99,37 +101,38 @@ class OuterConfig:
     max_target_tokens: int = setting(
         900_000, "cost of the whole run: target tokens in forward-backward passes, support and query alike"
     )
-    joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over")
+    joint_share: float = setting(0.6, "share of that cost spent in joint training before the learner takes over", SHARE)
     unseen_share: float = setting(
         0.0,
         "share of the learner's episodes that meet their language as fine-tuning meets a new one: pieces of its "
         "own, which begin as counterparts in the other languages",
+        SHARE,
     )
     parent: str = setting("auto", 'transfer: the parent pair, such as "pt-en"; auto tries every meta-train pair')
-    parent_share: float = setting(0.2, "transfer: share of the cost spent on trying them, evenly")
+    parent_share: float = setting(0.2, "transfer: share of the cost spent on trying them, evenly", SHARE)
     meta_batch_size: int = setting(4, "tasks an outer step")
     optimizer: OptimizerName = setting("adamw", "adamw; muon for the matrices of layers, and adamw for the rest")
-    learning_rate: float = setting(1e-3, "peak outer learning rate")
+    learning_rate: float = setting(1e-3, "peak outer learning rate", POSITIVE)
     own_rate_scale: float = setting(
         1.0, "outer rate of what a learner learns beside the initialisation, as a multiple of learning_rate"
     )
-    warmup_steps: int = setting(100, "outer steps of linear warm-up")
+    warmup_steps: int = setting(100, "outer steps of linear warm-up", NOT_NEGATIVE)
     schedule: Literal["linear", "cosine", "inverse-sqrt", "constant"] = setting("linear", "decay after the warm-up")
     weight_decay: float = setting(0.01, "decoupled weight decay")
-    adam_beta2: float = setting(0.98, "decay of AdamW's second moment; its first is 0.9")
+    adam_beta2: float = setting(0.98, "decay of AdamW's second moment; its first is 0.9", PROBABILITY)
     clip_norm: float = setting(1.0, "largest norm of the outer gradient; 0 for no clipping")
     max_skipped: int = setting(
         10, "outer steps in a row without a finite loss and gradient, each left out, before the run stops"
     )
-    label_smoothing: float = setting(0.1, "label smoothing of the training loss")
+    label_smoothing: float = setting(0.1, "label smoothing of the training loss", SHARE)
     pairs: tuple[str, ...] = setting((), "meta-train pairs to learn from (default: all of the data)")
     train_sets: tuple[str, ...] = setting(
         (), 'training sets of them to learn from, such as "train-bible"; each set of a pair is a task (default: all)'
     )
     first_pairs: tuple[str, ...] = setting((), "of the pairs, those to learn from first, alone (default: none)")
-    first_share: float = setting(0.15, "share of the cost for which that goes on")
+    first_share: float = setting(0.15, "share of the cost for which that goes on", SHARE)
     task_sampling: Literal["uniform", "temperature"] = setting("uniform", "how tasks are drawn")
-    temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature")
+    temperature: float = setting(5.0, "a task of n sentences is drawn in proportion to n to the 1/temperature", COUNT)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ class BatchConfig:
         1_000, "padded tokens of one forward-backward pass; of memory, not of the result but for dropout's draw"
     )
     window: int = setting(16, "an episode is drawn from one in this many parts by length; more means less padding")
-    pass_tokens: int = setting(160, "padded tokens that one more pass must save; of speed, not of the result, likewise")
+    pass_tokens: int = setting(
+        160, "padded tokens that one more pass must save; of speed, not of the result, likewise", NOT_NEGATIVE
+    )
     max_sentence_tokens: int = setting(200, "longer sentences are not trained on")
 
 
@@ -162,7 +167,7 @@ class ValidationConfig:
 class RunConfig:
     """The run as a whole."""
 
-    seed: int = setting(1, "everything random follows from it")
+    seed: int = setting(1, "everything random follows from it", NOT_NEGATIVE)
     precision: Precision = setting("auto", "auto: bfloat16 on a GPU or CPU that multiplies in it, else float32")
     log_every: int = setting(10, "outer steps between two lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints, beside those at meta-validations")
@@ -178,6 +183,7 @@ class FineTuneConfig:
         -1,
         "pieces of the new language's own, at most, that its text adds to the vocabulary; 0: none; -1: 1,000 where "
         "they can be aligned, or where it hardly knows the script",
+        PIECES,
     )
     align: bool = setting(True, "pieces that the run hardly saw begin as their translations' counterparts elsewhere")
     optimizer: OptimizerName = setting("muon", "muon for the matrices of layers, adamw for the rest; or adamw for all")
@@ -190,15 +196,19 @@ class FineTuneConfig:
     synthetic: float = setting(1.0, "target tokens of text translated back (--mono) learned beside each of the pair's")
     max_tokens: int = setting(1_000, "target tokens of a batch; a smaller corpus takes smaller ones")
     max_epochs: int = setting(30, "epochs at most; early stopping ends before")
-    min_updates: int = setting(60, "updates at least, however small the corpus")
+    min_updates: int = setting(60, "updates at least, however small the corpus", NOT_NEGATIVE)
     max_updates: int = setting(20_000, "updates at most, however large the corpus")
-    warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows")
+    warmup_share: float = setting(0.1, "share of the updates in linear warm-up; linear decay follows", SHARE)
     average_share: float = setting(
-        0.2, "share of the updates so far, the last of them, whose weights are averaged, then scored; 0: none"
+        0.2, "share of the updates so far, the last of them, whose weights are averaged, then scored; 0: none", SHARE
     )
     soup: int = setting(1, "runs whose weights are averaged: a little better, for so many times the time")
-    dropout: float = setting(-1.0, "dropout probability; -1: 0.2, or 0.1 where other text is learned beside")
-    label_smoothing: float = setting(0.1, "label smoothing of the training loss")
+    dropout: float = setting(
+        -1.0,
+        "dropout probability; -1: 0.2, or 0.1 where other text is learned beside",
+        replace(PROBABILITY, special=-1),
+    )
+    label_smoothing: float = setting(0.1, "label smoothing of the training loss", SHARE)
     weight_decay: float = setting(0.01, "decoupled weight decay")
     clip_norm: float = setting(1.0, "largest norm of the gradient; 0 for no clipping")
     metric: Metric = setting("chrf", "the dev score that chooses the weights; the unadapted model is a candidate")
@@ -280,70 +290,3 @@ class Config:
         if self.model.update == "adapters" and not self.model.checkpoint:
             cause = "model.update is adapters, but there is no base to add them to."
             raise ConfigError(cause, "Name one by model.checkpoint=FOLDER.")
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration of a TOML file, or of a shipped one by name ("tiny"), with `--set` overrides.
-
-    A file that begins with `extends = "tiny"` says only what differs from that one. What is left open of the settings
-    that are the learner's own (`LEARNERS_OWN`) is as in the shipped configuration of that learner. A file that names
-    another learner than is taken in the end does not mean that one by what it says of them: it is left out.
-
-    Raises:
-        ConfigError: no such file, not TOML, an unknown section or key, or a value of the wrong type.
-    """
-    layers, path = read_layers(path, CONFIGS, "configuration")
-    given = override({}, overrides)
-    checked(Config, given, SET)
-    *named, chosen = (_section(part, "outer").get("learner", "") for part in (*layers, given))
-    learner = next(filter(None, (chosen, *reversed(named))), OuterConfig.learner)
-    values: dict[str, Any] = {}
-    for layer, its in zip(layers, named, strict=True):
-        values = merged(values, layer if its in ("", learner) else _own(layer, keep=False))
-    of_learner = CONFIGS / f"{learner}.toml"
-    if of_learner.stem in get_args(LearnerName) and not of_learner.is_file():
-        raise ConfigError(f"Learner {of_learner.stem} has no configuration.", f"Write its inner loop: {of_learner}.")
-    if of_learner.is_file():
-        shipped, _ = read_toml(of_learner, CONFIGS, "configuration")
-        values = merged(_own(shipped, keep=True), values)
-    return build(Config, override(values, overrides), where=str(path))
-
-
-def located(config: Config) -> Config:
-    """Return a configuration whose checkpoint, where it is a folder here, is named by its absolute path.
-
-    A link keeps its name: what it leads to, such as the best checkpoint of a run, may change.
-    """
-    name = config.model.checkpoint
-    if not name or not Path(name).is_dir():
-        return config
-    checkpoint = str(Path(name).parent.resolve() / Path(name).name)
-    return replace(config, model=replace(config.model, checkpoint=checkpoint))
-
-
-def differences(config: Config, other: Config) -> dict[str, str]:
-    """Return the settings that differ between two configurations, by name, each in words with both values.
-
-    A checkpoint is the same one however its folder is spelled, and a default the same as what it stands for.
-    """
-    ours, theirs = (asdict(replace(located(one), fine_tune=one.fine_tune.resolved())) for one in (config, other))
-    return {
-        f"{section}.{key}": f"{section}.{key} is {theirs[section][key]!r} there and {value!r} here"
-        for section, values in ours.items()
-        for key, value in values.items()
-        if value != theirs[section][key]
-    }
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = values.get(name)
-    return section if isinstance(section, Mapping) else {}
-
-
-def _own(values: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
-    """Return the settings that are a learner's own, or all but these."""
-    parts = {name: part if isinstance(part, Mapping) else {name: part} for name, part in values.items()}
-    return {
-        name: {key: value for key, value in part.items() if (key in LEARNERS_OWN.get(name, ())) == keep}
-        for name, part in parts.items()
-    }

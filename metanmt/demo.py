@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from metanmt.comparison.workers import STOPPED, Piece, job_count, run_all, thread_count
-from metanmt.config import Config, load_config
+from metanmt.config import Config
+from metanmt.config_file import load_config
 from metanmt.data.language import Pair
 from metanmt.data.manifest import load_manifest, shipped_manifest
 from metanmt.data.store import TokenStore, text_files

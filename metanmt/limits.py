@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from metanmt.errors import ConfigError
@@ -11,62 +12,39 @@ from metanmt.errors import ConfigError
 if TYPE_CHECKING:
     from metanmt.config import Config
 
-RANGES = (
-    (
-        "model.universal_entries model.ngram_characters "
-        "outer.max_target_tokens outer.meta_batch_size outer.max_skipped outer.temperature "
-        "batch.max_tokens batch.micro_tokens batch.window batch.max_sentence_tokens inner.steps inner.hidden "
-        "validation.times validation.budget validation.updates validation.sentences fine_tune.max_tokens "
-        "fine_tune.max_epochs fine_tune.max_updates fine_tune.evaluations fine_tune.dev_sentences fine_tune.patience "
-        "fine_tune.soup run.log_every run.keep adapter.rank",
-        1,
-        math.inf,
-        "be at least 1",
-        "Give a positive number.",
-    ),
-    (
-        "outer.weight_decay outer.clip_norm outer.own_rate_scale outer.warmup_steps inner.learning_rate "
-        "batch.pass_tokens fine_tune.learning_rate fine_tune.weight_decay fine_tune.clip_norm "
-        "fine_tune.min_updates fine_tune.replay fine_tune.synthetic run.checkpoint_minutes run.seed",
-        0,
-        math.inf,
-        "not be negative",
-        "Give 0 or more.",
-    ),
-    (
-        "fine_tune.new_pieces",
-        -1,
-        math.inf,
-        "not be below -1",
-        "Give 0 for none, or -1 for as many as are needed.",
-    ),
-    (
-        "outer.learning_rate model.lexicon_temperature adapter.alpha",
-        0,
-        math.inf,
-        "be above 0",
-        "Give a positive number, such as 0.05.",
-    ),
-    (
-        "outer.joint_share outer.unseen_share outer.first_share outer.parent_share inner.first_order_share "
-        "inner.multi_step_share "
-        "fine_tune.warmup_share fine_tune.average_share outer.label_smoothing fine_tune.label_smoothing",
-        0,
-        1,
-        "lie between 0 and 1",
-        "Give a share, such as 0.6.",
-    ),
-    (
-        "model.dropout fine_tune.dropout outer.adam_beta2",
-        0,
-        math.nextafter(1, 0),
-        "lie between 0 and 1, and not be 1",
-        "Give a number such as 0.1.",
-    ),
-)
-"""Settings, the least and the largest value they may have, in words, and the remedy."""
 
-DEFAULTS = {"fine_tune.dropout": -1.0}  # that stand for one of several values
+@dataclass(frozen=True)
+class Range:
+    """Which numbers a setting may be.
+
+    Args:
+        words: "... must WORDS", for the message.
+        remedy: what to give instead.
+        low, high: the least and the largest.
+        below, above: they are not themselves in it.
+        special: one number more, which stands for a default.
+    """
+
+    words: str
+    remedy: str
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    special: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        within = self.low <= value <= self.high and self.above < value < self.below
+        return within or value == self.special
+
+
+COUNT = Range("be at least 1", "Give a positive number.", low=1)
+NOT_NEGATIVE = Range("not be negative", "Give 0 or more.", low=0)
+POSITIVE = Range("be above 0", "Give a positive number, such as 0.05.", above=0)
+SHARE = Range("lie between 0 and 1", "Give a share, such as 0.6.", low=0, high=1)
+PIECES = Range("not be below -1", "Give 0 for none, or -1 for as many as are needed.", low=-1)
+PROBABILITY = Range("lie between 0 and 1, and not be 1", "Give a number such as 0.1.", low=0, below=1)
+
 
 FOR_UNIVERSAL = ("is for a universal lexicon", "Add --lexicon universal, or leave it out.")
 
@@ -153,14 +131,12 @@ USES: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
 
 def check_ranges(config: Config) -> None:
     """Raise a ConfigError for a value that no run could use."""
-    for keys, low, high, words, remedy in RANGES:
-        for name in keys.split():
-            section, key = name.split(".")
-            value = getattr(getattr(config, section), key)
-            if value == DEFAULTS.get(name):
-                continue
-            if not low <= value <= high or (value == low and "above" in words):
-                raise ConfigError(f"{name} must {words}.", remedy)
+    for section in fields(config):
+        values = getattr(config, section.name)
+        for item in fields(values):
+            within, value = item.metadata["within"], getattr(values, item.name)
+            if within is not None and value not in within:
+                raise ConfigError(f"{section.name}.{item.name} must {within.words}.", within.remedy)
 
 
 def check_used(

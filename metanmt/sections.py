@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from metanmt.errors import ConfigError, did_you_mean
+from metanmt.limits import COUNT, NOT_NEGATIVE, Range
 
 Section = TypeVar("Section")
 SET = "--set"  # where an override comes from, for the message
 
 
-def setting(default: Any, meaning: str) -> Any:
-    """Return a dataclass field with its default and the sentence that documents it."""
-    return field(default=default, metadata={"meaning": meaning})
+def setting(default: Any, meaning: str, within: Range | None = None) -> Any:
+    """Return a dataclass field with its default, the sentence that documents it, and the numbers that it may be.
+
+    Args:
+        within: default: of whole numbers those from 1 on, of others those that are not negative.
+    """
+    if within is None and not isinstance(default, bool):
+        within = COUNT if isinstance(default, int) else NOT_NEGATIVE if isinstance(default, float) else None
+    return field(default=default, metadata={"meaning": meaning, "within": within})
 
 
 def read_toml(path: Path, shipped: Path, what: str, alternatives: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:

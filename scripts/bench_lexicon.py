@@ -30,7 +30,7 @@ def main() -> None:
 
     import torch
 
-    from metanmt.config import load_config
+    from metanmt.config_file import load_config
     from metanmt.data.store import TokenStore
     from metanmt.meta.distributed import ALONE
     from metanmt.recipes.meta_train import _Training

@@ -30,7 +30,7 @@ def measured(data: Path, way: str, learner: str, steps: int) -> dict[str, float]
     import torch
     from bench_arms import Bench, ours
 
-    from metanmt.config import load_config
+    from metanmt.config_file import load_config
     from metanmt.data.store import TokenStore
 
     torch.set_num_threads(1)

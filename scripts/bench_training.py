@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from bench_arms import RATE, Bench, Step, higher_fomaml, joeynmt_joint, ours, plain, trainer_rates
 
-from metanmt.config import load_config
+from metanmt.config_file import load_config
 from metanmt.data.store import TokenStore
 from metanmt.nmt.model import parameter_count
 from metanmt.nmt.precision import mixed

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from metanmt.config import load_config
+from metanmt.config_file import load_config
 from metanmt.data.store import TokenStore
 from metanmt.nmt.model import parameter_count
 from metanmt.nmt.precision import autocast

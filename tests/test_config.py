@@ -11,16 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from metanmt.config import (
-    CONFIGS,
-    Config,
-    FineTuneConfig,
-    ModelConfig,
-    OuterConfig,
-    RunConfig,
-    differences,
-    load_config,
-)
+from metanmt.config import Config, FineTuneConfig, ModelConfig, OuterConfig, RunConfig
+from metanmt.config_file import CONFIGS, differences, load_config
 from metanmt.errors import ConfigError
 from metanmt.sections import build, describe, override, to_toml
 

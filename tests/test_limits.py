@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from metanmt.config import load_config
+from metanmt.config import Config
+from metanmt.config_file import load_config
 from metanmt.errors import ConfigError
-from metanmt.limits import USES, check_used
+from metanmt.limits import COUNT, NOT_NEGATIVE, PIECES, POSITIVE, PROBABILITY, SHARE, USES, Range, check_used
 
 IDLE: dict[str, tuple[list[str], list[str] | None]] = {
     "adapter.": (["adapter.rank=4"], ["model.update=adapters", "model.checkpoint=run"]),
@@ -62,3 +65,29 @@ def test_the_head_moves_by_some_strategy() -> None:
 def test_what_a_comparison_translates_back_has_its_setting() -> None:
     given = ["fine_tune.synthetic=2"]
     check_used(load_config(Path("tiny"), given), given, back_translation=True)
+
+
+def test_every_number_has_a_range_that_its_default_is_in() -> None:
+    for section in fields(Config):
+        values = getattr(Config(), section.name)
+        for item in fields(values):
+            value, within = getattr(values, item.name), item.metadata["within"]
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            assert (within is not None) == number, f"{section.name}.{item.name}"
+            assert not number or (value in within and math.nan not in within), f"{section.name}.{item.name}"
+
+
+@pytest.mark.parametrize(
+    ("within", "inside", "outside"),
+    [
+        (COUNT, (1, 7), (0, -1)),
+        (NOT_NEGATIVE, (0, 0.5), (-0.1,)),
+        (PIECES, (-1, 0, 7), (-2,)),
+        (POSITIVE, (1e-9, 7), (0, -1)),
+        (SHARE, (0, 1), (-0.1, 1.1)),
+        (PROBABILITY, (0, 0.999), (1, -0.1)),
+        (Range("be a half", "Give one.", low=0.5, high=0.5, special=-1), (0.5, -1), (0.6, 1)),
+    ],
+)
+def test_ranges(within: Range, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
+    assert [value in within for value in (*inside, *outside)] == [True] * len(inside) + [False] * len(outside)

@@ -25,7 +25,19 @@ LAYERS = (
     {"meta"},
     {"nmt"},
     {"data"},
-    {"config", "limits", "sections", "files", "runtime", "runlog", "errors", "report", "help_texts", "__init__"},
+    {
+        "config",
+        "config_file",
+        "limits",
+        "sections",
+        "files",
+        "runtime",
+        "runlog",
+        "errors",
+        "report",
+        "help_texts",
+        "__init__",
+    },
 )
 COMMANDS = (
     "prepare",

@@ -16,7 +16,8 @@ from metanmt.commands.shared import (
     set_argument,
     show,
 )
-from metanmt.config import LearnerName, load_config
+from metanmt.config import LearnerName
+from metanmt.config_file import load_config
 from metanmt.errors import UsageError
 from metanmt.limits import check_used
 from metanmt.runlog import duration

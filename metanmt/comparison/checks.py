@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from metanmt.comparison.plan import SCRATCH, Arm, CompareConfig, Plan, checkpoint_cost, make_plan
-from metanmt.config import FREE_IN_A_RUN, ModelConfig, differences, load_config
+from metanmt.config import FREE_IN_A_RUN, ModelConfig
+from metanmt.config_file import differences, load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import Bitext, TokenStore
 from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from metanmt import __version__
-from metanmt.config import FREE, Config, LearnerName, Update, load_config
+from metanmt.config import FREE, Config, LearnerName, Update
+from metanmt.config_file import load_config
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.data.vectors import data_vectors

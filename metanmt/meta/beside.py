@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig, load_config
+from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig
+from metanmt.config_file import load_config
 from metanmt.data.batch import Batch, batch_count, epoch
 from metanmt.data.language import Pair
 from metanmt.data.own_pieces import texts_of

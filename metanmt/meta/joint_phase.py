@@ -7,7 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from metanmt.config import LOGGING, OF_FINE_TUNING_ALONE, Config, differences, load_config
+from metanmt.config import LOGGING, OF_FINE_TUNING_ALONE, Config
+from metanmt.config_file import differences, load_config
 from metanmt.errors import CheckpointError, UsageError
 from metanmt.files import damage, named_errors, new_folder, read_object, write_digests, write_text
 from metanmt.meta.moments import OWN

@@ -29,7 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from metanmt.config import FREE_IN_A_RUN, Config, differences, load_config, located
+from metanmt.config import FREE_IN_A_RUN, Config
+from metanmt.config_file import differences, load_config, located
 from metanmt.data.counterparts import Counterparts
 from metanmt.data.language import Pair
 from metanmt.data.tokenizer import Tokenizer

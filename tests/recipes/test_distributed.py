@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metanmt.config import Config, load_config
+from metanmt.config import Config
+from metanmt.config_file import load_config
 from metanmt.data.store import TokenStore
 from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import ConfigError, UsageError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metanmt.config import load_config
+from metanmt.config_file import load_config
 from metanmt.errors import ConfigError, DivergenceError
 from metanmt.meta.outer import StepReport
 from metanmt.meta.state import beginning

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from metanmt.config import load_config
+from metanmt.config_file import load_config
 from metanmt.errors import CheckpointError, DeviceMemoryError, DivergenceError, UsageError
 from metanmt.meta.outer import StepReport
 from metanmt.nmt import tuning
