@@ -61,6 +61,7 @@ def checked_plan(compare: CompareConfig, store: TokenStore) -> Plan:
             folder = checkpoint_folder(Path(arm.checkpoint))
             check_tokenizer(checkpoint_tokenizer(folder), tokenizer.digest(), arm.checkpoint, store.folder)
     _say_costs(plan.arms)
+    _say_not_compared(plan)
     sizes = {arm.name: arm.config.model.size for arm in plan.arms if arm.trained and not arm.config.model.checkpoint}
     if len({*sizes.values()}) > 1:
         said = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -117,6 +118,20 @@ def _check_unseen(plan: Plan, store: TokenStore) -> None:
             say(f"Note: {pair} is a meta-train pair: is it unseen by every arm?")
         if role == "meta-dev":
             say(f"Note: {pair} is the meta-dev pair, which checkpoints are chosen by: its scores are no fair test.")
+
+
+def _say_not_compared(plan: Plan) -> None:
+    """Say which arms are adapted as the baseline is not, so that they have no lead over it."""
+    updates = {
+        arm.name: {cell.update for cell in plan.cells if cell.arm == arm.name and cell.budget} for arm in plan.arms
+    }
+    baseline = plan.compare.baseline
+    for name, own in updates.items():
+        if others := sorted(own - updates[baseline]):
+            say(
+                f"Note: arm {name} adapts {', '.join(others)}, as the baseline {baseline} does not, and so is not "
+                "compared with it: `updates` at the top of the file has all arms adapt alike."
+            )
 
 
 def _say_costs(arms: Sequence[Arm]) -> None:

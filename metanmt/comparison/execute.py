@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -61,6 +62,7 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
         pieces = sharing(plan, out, pieces, jobs)
         if again := sum((out / piece.item.path / RESULT).exists() for piece in pieces if isinstance(piece.item, Cell)):
             say(f"Results of other settings, data or another version, or damaged, are made again: {again} in {out}.")
+            _set_aside(out)
         if jobs > 1:
             say(f"{len(pieces)} pieces of work, {jobs} at a time; CPU threads of each: {thread_count(jobs)}")
         with Progress("compare", sum(piece.cost for piece in pieces), "target tokens") as progress:
@@ -72,10 +74,16 @@ def run(compare: CompareConfig, out: Path, jobs: int | None = None) -> tuple[Pla
     return plan, store
 
 
+def _set_aside(out: Path) -> None:
+    """Rename the tables of results that are going to be made again: they would be taken for those of the new ones."""
+    for path in [path for suffix in ("json", "md", "csv") if (path := out / f"comparison.{suffix}").exists()]:
+        path.replace(path.with_stem("before"))
+
+
 def missing(plan: Plan, store: TokenStore, out: Path) -> list[Piece]:
     """Return what is still to be run: the meta-trainings, which are longest; then each adaptation, after its arm's."""
     costs = estimate(plan, store, out)
-    arms = [arm for arm in plan.arms if arm.trained and not summary_file(plan, arm, out).is_file()]
+    arms = [arm for arm in plan.arms if arm.trained and load_summary(plan, arm, out) is None]
     pieces = [Piece(arm.name, arm, costs[arm.name]) for arm in arms]
     after = {arm.name for arm in arms}
     for cell in plan.cells:
@@ -141,13 +149,24 @@ def open_data(compare: CompareConfig, out: Path) -> TokenStore:
 
 
 def done(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> bool:
-    """Return whether the result of a cell is there, from this configuration and this data, on every test set."""
-    try:
-        result = read_object(out / cell.path / RESULT)
-    except (FileNotFoundError, ValueError):  # or damaged
+    """Return whether the result of a cell is there, from this configuration and this data, whole on every test set."""
+    result = _read_or_none(out / cell.path / RESULT)
+    if result is None or result.get("digest") != plan.digest(cell, store):
         return False
-    scored = plan.test_sets(store, cell.pair)
-    return bool(result.get("digest") == plan.digest(cell, store) and result["scores"].keys() >= {*scored})
+    return all(
+        test_set in result["scores"]
+        and (out / cell.path / HYPOTHESES.format(test_set)).is_file()
+        and is_zipfile(out / cell.path / COUNTS.format(test_set))
+        for test_set in plan.test_sets(store, cell.pair)
+    )
+
+
+def _read_or_none(path: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds; None if it is not there or damaged, so that it is made again."""
+    try:
+        return read_object(path)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
@@ -158,10 +177,9 @@ def estimate(plan: Plan, store: TokenStore, out: Path) -> dict[str, float]:
     costs: dict[str, float] = {}
     for arm in plan.arms:
         if arm.trained:
-            state = plan.run(arm, out) / "last" / "trainer.json"
-            spent = read_object(state)["target_tokens"] if state.is_file() else 0
-            left = max(0, arm.config.outer.max_target_tokens - spent)
-            costs[arm.name] = 0 if summary_file(plan, arm, out).is_file() else left
+            state = _read_or_none(plan.run(arm, out) / "last" / "trainer.json") or {}
+            left = max(0, arm.config.outer.max_target_tokens - state.get("target_tokens", 0))
+            costs[arm.name] = left if load_summary(plan, arm, out) is None else 0
     for cell in plan.cells:
         sets = store.sets(Pair.parse(cell.pair))
         train = sets[plan.compare.train_set]
@@ -192,6 +210,11 @@ def _meta_train(plan: Plan, arm: Arm, store: TokenStore, out: Path) -> None:
 def summary_file(plan: Plan, arm: Arm, out: Path) -> Path:
     """Return the file that a complete meta-training has."""
     return plan.run(arm, out) / "summary.json"
+
+
+def load_summary(plan: Plan, arm: Arm, out: Path) -> dict[str, Any] | None:
+    """Return what a complete meta-training cost and reached; None of another, or where the file is damaged."""
+    return _read_or_none(summary_file(plan, arm, out)) or None
 
 
 def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
@@ -228,7 +251,7 @@ def _run_cell(plan: Plan, cell: Cell, store: TokenStore, out: Path) -> None:
             raise KeyboardInterrupt(STOPPED)
         if found := facts.get("monolingual"):
             facts["target_tokens"] += read_object(Path(found["back"]) / TUNING_FILE)["target_tokens"]
-            shutil.rmtree(found["back"])
+            shutil.rmtree(found.pop("back"))
         scored = plan.test_sets(store, cell.pair)
         scores = {name: _score(plan, pair, name, store, model, folder) for name in scored}
         elapsed_seconds = round(time.monotonic() - started, 1)

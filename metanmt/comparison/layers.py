@@ -14,10 +14,12 @@ from metanmt.comparison.plan import SCRATCH, Cell, Plan
 from metanmt.comparison.statistics import mean_and_deviation
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
+from metanmt.nmt.analysis import place_of
 from metanmt.recipes import analyze
 from metanmt.report import table
 
 SENTENCES = 200
+OF_EMBEDDINGS = "How far embeddings moved includes what counterparts set at the start."
 MEASURES = {"movement": "weights moved, % of their norm", "cka": "similarity of representations (linear CKA)"}
 
 
@@ -47,8 +49,8 @@ def analysed(plan: Plan, cell: Cell) -> bool:
 def collect_layers(plan: Plan, results: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what adapting on the largest budget moved, a row an arm and update: means over pairs and draws.
 
-    An adaptation whose dev set preferred the unadapted model moved nothing; it is counted as `unmoved` and not in the
-    means. Results made before there was this analysis have none and are left out; so is a row without any.
+    An adaptation of which no update was better than the start is counted as `unmoved` and not in the means. Results
+    made before there was this analysis have none and are left out; so is a row without any.
 
     Args:
         plan: of the comparison.
@@ -75,25 +77,27 @@ def collect_layers(plan: Plan, results: Mapping[Cell, dict[str, Any]]) -> list[d
 
 
 def _means(adaptations: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return mean and deviation of each layer's measures; a layer without weights of its own has no movement."""
-    names = dict.fromkeys(item["layer"] for layers in adaptations for item in layers)
+    """Return mean and deviation of each layer's measures, and how many adaptations have it, if not all of them.
+
+    A layer without weights of its own has no movement, one that read other tokens than before no similarity.
+    """
     rows = []
-    for name in names:
+    for name in sorted({item["layer"] for layers in adaptations for item in layers}, key=place_of):
         row: dict[str, Any] = {"layer": name}
         for measure in MEASURES:
             found = [item[measure] for layers in adaptations for item in layers if item["layer"] == name]
             values = [value for value in found if value is not None]
             mean, sd = mean_and_deviation(values) if values else (None, None)
-            row[measure] = None if mean is None else {"mean": mean, "sd": sd}
+            fewer = {"n": len(values)} if len(values) < len(adaptations) else {}
+            row[measure] = None if mean is None else {"mean": mean, "sd": sd, **fewer}
         rows.append(row)
     return rows
 
 
 def by_layer(rows: Sequence[dict[str, Any]], measure: str) -> dict[str, list[dict[str, float] | None]]:
     """Return a measure of every layer that has it, arms side by side."""
-    names = dict.fromkeys(item["layer"] for row in rows for item in row["layers"])
     found = {}
-    for name in names:
+    for name in sorted({item["layer"] for row in rows for item in row["layers"]}, key=place_of):
         values = [next((i[measure] for i in row["layers"] if i["layer"] == name), None) for row in rows]
         if any(values):
             found[name] = values
@@ -107,27 +111,28 @@ def labels(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def counts(rows: Sequence[dict[str, Any]]) -> str:
-    """Return how many adaptations of each row moved."""
+    """Return how many adaptations of each row left their start."""
     several = zip(labels(rows), rows, strict=True)
     return ", ".join(f"{label} {row['adaptations']} of {row['adaptations'] + row['unmoved']}" for label, row in several)
 
 
 def format_measure(measure: str, value: dict[str, float] | None) -> str:
-    """Return mean and deviation as text; movement in per cent."""
+    """Return mean and deviation as text, and of how many adaptations if not of all; movement in per cent."""
     if value is None:
         return "-"
     factor, places = (100, 1) if measure == "movement" else (1, 3)
     deviation = "" if value["sd"] is None else f" ± {factor * value['sd']:.{places}f}"
-    return f"{factor * value['mean']:.{places}f}{deviation}"
+    fewer = f" (of {value['n']})" if "n" in value else ""
+    return f"{factor * value['mean']:.{places}f}{deviation}{fewer}"
 
 
 def format_layers(rows: Sequence[dict[str, Any]]) -> str:
     """Return the tables of what moved, one a measure, arms side by side."""
     if not any(row["adaptations"] for row in rows):
-        return f"No adaptation on {rows[0]['budget']:,} target words moved a weight: the unadapted model stayed best."
+        return f"No adaptation on {rows[0]['budget']:,} target words had an update that was better than its start."
     lines = [
         f"What adapting on {rows[0]['budget']:,} target words moved: mean ± sd over the adaptations (pairs and draws) "
-        f"that left the initialisation, {counts(rows)}."
+        f"with an update that was better than the start, {counts(rows)}. {OF_EMBEDDINGS}"
     ]
     for measure, title in MEASURES.items():
         body = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metanmt.comparison.execute import load_counts, load_result, summary_file
+from metanmt.comparison.execute import load_counts, load_result, load_summary
 from metanmt.comparison.layers import collect_layers, format_layers
 from metanmt.comparison.plan import Arm, Cell, Plan
 from metanmt.comparison.statistics import (
@@ -23,7 +23,7 @@ from metanmt.comparison.statistics import (
 )
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore, text_files
-from metanmt.files import digest, read_object
+from metanmt.files import digest
 from metanmt.nmt.score import scorer
 from metanmt.report import table
 from metanmt.runlog import duration
@@ -57,7 +57,7 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
     for row in main["rows"]:
         drawn = cells[row["arm"], row["budget"], row["update"]]
         row["adaptation"] = _adaptation([results_of[cell] for found in drawn.values() for cell in found])
-    signed = [result["scores"][plan.test_set] for result in results_of.values()]
+    signatures = {pair: _signatures(results_of, pair, plan.test_set) for pair in plan.pairs}
     return {
         "name": plan.compare.name,
         "train_set": plan.compare.train_set,
@@ -71,9 +71,16 @@ def collect(plan: Plan, store: TokenStore, out: Path) -> dict[str, Any]:
         "layers": collect_layers(plan, results_of),
         "training": [_training(plan, arm, out) for arm in plan.arms if arm.trained],
         "signatures": {
-            metric: "; ".join(sorted({scores[metric]["signature"] for scores in signed})) for metric in METRICS
+            metric: "; ".join(sorted({found[metric] for found in signatures.values()})) for metric in METRICS
         },
+        "signatures_of_pairs": signatures,
     }
+
+
+def _signatures(results: Mapping[Cell, Mapping[str, Any]], pair: str, test_set: str) -> dict[str, str]:
+    """Return the signatures of a pair's scores; those of its target language, on whichever set."""
+    found = [result["scores"][test_set] for cell, result in results.items() if cell.pair == pair]
+    return {metric: "; ".join(sorted({scores[metric]["signature"] for scores in found})) for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,12 @@ class _Scored:
 
     def on(self, test_set: str, pairs: Sequence[str]) -> dict[str, Any]:
         """Return the rows of one test set, which these pairs have."""
-        shared = same_sentences({pair: _sides(self.store, pair, test_set) for pair in pairs})
+        digests = {pair: digests_of(self.store.folder, pair, test_set) for pair in pairs}
+        shared = same_sentences(digests)
         return {
             "test_set": test_set,
             "pairs": list(pairs),
+            "digests": {pair: list(both) for pair, both in digests.items()},
             "shared_sentences": _groups(shared),
             "rows": [self._row(group, test_set, shared) for group in self.cells],
         }
@@ -143,13 +152,21 @@ def same_sentences(sides: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     """
     first: dict[str, str] = {}
     for pair, own in sides.items():
-        first[pair] = next((first[other] for other in first if {*sides[other]} & {*own}), pair)
+        alike = {first[other] for other in first if {*sides[other]} & {*own}}
+        earliest = next((other for other in first if other in alike), pair)
+        first = {other: earliest if group in alike else group for other, group in first.items()} | {pair: earliest}
     return first
 
 
-def _sides(store: TokenStore, name: str, test_set: str) -> tuple[str, str]:
-    source, target = map(digest, text_files(store.folder, Pair.parse(name), test_set))
+def digests_of(data: Path, name: str, test_set: str) -> tuple[str, str]:
+    """Return the digests of source and target of a pair's test set."""
+    source, target = map(digest, text_files(data, Pair.parse(name), test_set))
     return source, target
+
+
+def percent(share: float) -> str:
+    """Return a confidence as text, such as 95% or 99.5%."""
+    return f"{100 * share:.10g}%"
 
 
 def _groups(first: Mapping[str, str]) -> list[list[str]]:
@@ -164,10 +181,21 @@ def lead_facts(lead: Difference, confidence: float, comparisons: int) -> dict[st
 
 
 def _adaptation(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean cost of an adaptation: sentences, updates, target tokens; seconds include the translation."""
+    """Return the mean cost of an adaptation: sentences, updates, target tokens; seconds include the translation.
+
+    Where text is translated back, how many pairs of that were usable, and in how many adaptations none.
+    """
     keys = ("sentences", "updates", "target_tokens", "peak_memory_bytes")
     means = {key: _mean([result["adaptation"].get(key, 0) for result in results]) for key in keys}
-    return {**means, "elapsed_seconds": _mean([result["elapsed_seconds"] for result in results])}
+    means["elapsed_seconds"] = _mean([result["elapsed_seconds"] for result in results])
+    if back := [result["monolingual"] for result in results if result.get("monolingual")]:
+        means |= {"usable": _mean([found["usable"] for found in back]), "nothing_usable": _none_usable(back)}
+    return means
+
+
+def _none_usable(back: Sequence[dict[str, Any]]) -> int:
+    """Return of how many adaptations nothing that was translated back was of use."""
+    return sum(not found["usable"] for found in back)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -175,8 +203,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _training(plan: Plan, arm: Arm, out: Path) -> dict[str, Any]:
-    facts = read_object(summary_file(plan, arm, out))
-    return {"arm": arm.name, **facts}
+    return {"arm": arm.name, **(load_summary(plan, arm, out) or {})}
 
 
 def format_comparison(found: dict[str, Any]) -> str:
@@ -185,14 +212,14 @@ def format_comparison(found: dict[str, Any]) -> str:
     lines = [f"# {found['name']}", ""] if found["name"] else []
     draws, seeds = len(found["draws"]), ", ".join(map(str, found["draws"]))
     drawn = f"{draws} draws (seeds {seeds}), mean ± sd." if draws > 1 else f"one draw (seed {seeds})."
-    beside = " and on text translated back" if found.get("back_translation") else ""  # not in older ones
-    adapted = f"Adapted on the set {found['train_set']}{beside}, {drawn} "
+    adapted = f"Adapted on the set {found['train_set']}{beside_of(found)}, {drawn} "
     lines.append((adapted if any(row["budget"] for row in found["rows"]) else "") + f"Scored on {found['test_set']}.")
-    lines.append(
-        f"In brackets the lead over {baseline}; * where its {found['confidence']:.0%} interval, paired over sentences "
-        f"{'and draws ' if draws > 1 else ''}and corrected for {found['comparisons']} comparisons, excludes zero. Each "
-        "arm is one meta-training: what another of its seeds would give is not in the interval."
-    )
+    if any(row["lead"] for row in found["rows"]):
+        lines.append(
+            f"In brackets the lead over {baseline}; * where its {percent(found['confidence'])} interval, paired over "
+            f"sentences {'and draws ' if draws > 1 else ''}and corrected for {found['comparisons']} comparisons, "
+            "excludes zero. Each arm is one meta-training: what another of its seeds would give is not in the interval."
+        )
     lines += _score_tables(found)
     for other in found["other_test_sets"]:
         lines += ["", f"The same models on the set {other['test_set']}.", *_score_tables(other)]
@@ -209,6 +236,14 @@ def format_comparison(found: dict[str, Any]) -> str:
         ]
     lines += ["", *(f"{NAMES[metric]:7} {signature}" for metric, signature in found["signatures"].items())]
     return "\n".join(lines)
+
+
+def beside_of(found: dict[str, Any]) -> str:
+    """Return what is said of text that was translated back, and of the adaptations that had no use of it."""
+    if not found.get("back_translation"):  # comparisons of before do not say
+        return ""
+    none = sum(row["adaptation"].get("nothing_usable", 0) for row in found["rows"])
+    return " and on text translated back" + (f" (of which nothing was usable in {none:,} adaptations)" if none else "")
 
 
 def _score_tables(scored: dict[str, Any]) -> list[str]:
@@ -257,12 +292,24 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _adaptation_table(rows: Sequence[dict[str, Any]]) -> str:
-    header = ["arm", "budget", "update", "sentences", "updates", "target tokens", "seconds", "peak MiB"]
+    back = any("usable" in row["adaptation"] for row in rows)
+    header = [
+        "arm",
+        "budget",
+        "update",
+        "sentences",
+        *["translated back"] * back,
+        "updates",
+        "target tokens",
+        "seconds",
+    ]
+    header.append("peak MiB")
+    keys = ["sentences", *["usable"] * back, "updates", "target_tokens", "elapsed_seconds"]
     body = []
     for row in rows:
         if row["budget"]:
             cost = row["adaptation"]
-            counts = [f"{cost[key]:,.0f}" for key in ("sentences", "updates", "target_tokens", "elapsed_seconds")]
+            counts = [f"{cost.get(key, 0):,.0f}" for key in keys]
             memory = f"{cost['peak_memory_bytes'] / 2**20:,.0f}"
             body.append([row["arm"], f"{row['budget']:,}", row["update"], *counts, memory])
     return table(header, body)
@@ -282,5 +329,6 @@ def as_csv(found: dict[str, Any]) -> str:
                 for pair, score in by_place.items():
                     lead = row["lead"].get(metric, {}).get(pair, {})
                     values = [score["mean"], score["sd"], *(lead.get(key, "") for key in facts)]
-                    writer.writerow([*start, pair, metric, *values, found["signatures"][metric]])
+                    signature = found["signatures_of_pairs"].get(pair, found["signatures"])[metric]
+                    writer.writerow([*start, pair, metric, *values, signature])
     return text.getvalue()

@@ -17,6 +17,7 @@ from metanmt.data.batch import MicroBatch
 from metanmt.nmt.loss import decoder_input
 
 EMBEDDINGS = "embeddings"
+FEWEST_TOKENS = 4  # that a similarity without bias can be computed from
 
 
 def layer_of(name: str) -> str:
@@ -26,6 +27,13 @@ def layer_of(name: str) -> str:
     if found := re.search(r"(encoder|decoder)\..*norm", name):
         return f"{found[1]} norm"
     return EMBEDDINGS
+
+
+def place_of(layer: str) -> tuple[bool, bool, int]:
+    """Return what layers are sorted by from input to output: embeddings, encoder, decoder, each with its norm last."""
+    side, _, part = layer.partition(" ")
+    number = {"": 0, "input": 0, "norm": 1_000}.get(part)
+    return layer != EMBEDDINGS, side == "decoder", int(part) if number is None else number
 
 
 def same_but_for_new_rows(before: nn.Module, after: nn.Module) -> bool:
@@ -82,15 +90,32 @@ def representations(model: PreTrainedModel, batches: Iterable[MicroBatch]) -> di
     return {name: torch.cat(pieces) for name, pieces in parts.items()}
 
 
-def linear_cka(one: Tensor, other: Tensor) -> float:
-    """Return the linear centred kernel alignment of two sets of representations, 0 to 1.
+def linear_cka(one: Tensor, other: Tensor) -> float | None:
+    """Return the linear centred kernel alignment of two sets of representations: 1 is the same, about 0 unrelated.
 
     It does not change when either is rotated or scaled (Kornblith et al. 2019, "Similarity of Neural Network
-    Representations Revisited").
+    Representations Revisited"). By the unbiased estimate of the Hilbert-Schmidt independence criterion (Song et al.
+    2012, "Feature Selection via Dependence Maximization"), as Nguyen, Raghu, Kornblith 2021 have it: the plain one
+    calls few tokens of many dimensions alike.
 
     Args:
         one, other: representations of the same N tokens, (N, D) each.
+
+    Returns:
+        None where there are fewer than four tokens.
     """
+    if len(one) < FEWEST_TOKENS:
+        return None
     x, y = (values.double() - values.double().mean(dim=0) for values in (one, other))
-    norms = float((x.T @ x).norm() * (y.T @ y).norm())
-    return float((y.T @ x).square().sum()) / norms if norms else 1.0
+    scale = _dependence(x, x) * _dependence(y, y)
+    return _dependence(x, y) / scale**0.5 if scale > 0 else 1.0
+
+
+def _dependence(x: Tensor, y: Tensor) -> float:
+    """Return the unbiased HSIC of linear kernels K and L with empty diagonals, from features (N, D)."""
+    count = len(x)
+    diagonals = x.square().sum(dim=1), y.square().sum(dim=1)
+    rows = [part @ part.sum(dim=0) - own for part, own in zip((x, y), diagonals, strict=True)]
+    trace = (x.T @ y).square().sum() - diagonals[0] @ diagonals[1]
+    sums = rows[0].sum() * rows[1].sum() / ((count - 1) * (count - 2))
+    return float(trace + sums - 2 * (rows[0] @ rows[1]) / (count - 2)) / (count * (count - 3))

@@ -153,5 +153,5 @@ def with_back_translation(
     if needed:
         how = f"See what it makes of them: metanmt translate --model {quote(str(back))} --pair {pair.turned()}"
         raise CorpusError(nothing, how)
-    say(f"{nothing} So {pair} is learned from its pairs alone.")
+    warn(f"{nothing} So {pair} is learned from its pairs alone.")
     return read, facts

@@ -15,6 +15,7 @@ OTHERS_WITHOUT_SPACES = ("th", "tha", "km", "khm", "lo", "lao", "my", "mya")
 Counts = NDArray[np.float64]
 """What a corpus-level score is computed from, for every sentence: (sentences, counts); they add up."""
 SEED = 12345
+TOKENIZER = "13a"
 TOKENIZERS = {**dict.fromkeys(CHINESE, "zh"), **dict.fromkeys((*JAPANESE, *OTHERS_WITHOUT_SPACES), "char")}
 
 
@@ -39,7 +40,12 @@ class Score:
 
 def bleu_tokenizer(target: str) -> str:
     """Return sacreBLEU's tokenizer for BLEU into a language: 13a, but one of characters where no spaces part words."""
-    return TOKENIZERS.get(_language(target), "13a")
+    return TOKENIZERS.get(_language(target), TOKENIZER)
+
+
+def parts_no_words(target: str) -> bool:
+    """Return whether nothing parts the words of a language, as spaces do."""
+    return bleu_tokenizer(target) != TOKENIZER
 
 
 def _ter(target: str, references: Sequence[str]) -> TER | None:

@@ -252,7 +252,7 @@ def fine_tune(
                     now = evaluate_dev(model, tokenizer, pair, dev, update, judge, config.metric)
                 if report.add(now, config.metric):
                     average.keep()
-            progress.advance(1, f"dev {config.metric} {report.best.value(config.metric):.2f}")
+            progress.advance(1, f"dev {config.metric} {abs(report.best.value(config.metric)):.2f}")
             if report.interrupted or report.evaluations_without_gain(config.metric) >= config.patience:
                 break
     average.set_best()

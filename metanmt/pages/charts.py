@@ -6,8 +6,10 @@ Colours are classes (`c0` to `c5`) that the page's style sheet fills in, so that
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
@@ -55,7 +57,7 @@ class Axis:
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round values from below `low` to above `high`, about `count` of them."""
     if high <= low:
-        low, high = low - 0.5, high + 0.5
+        low, high = (0.0, 1.0) if low == 0 else (low - 0.5, high + 0.5)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
@@ -96,6 +98,24 @@ def line_chart(key: str, title: str, lines: Sequence[Line], x: Axis, y_title: st
     parts += [_markers(line, frame) for line in drawn]
     parts += _labels(drawn, frame)
     return Markup("".join([*parts, "</svg>"]))
+
+
+def standalone(chart: Markup) -> str:
+    """Return a chart as a file of its own, in the page's light colours, for programs that know no CSS variables."""
+    sheet = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    palette = dict(re.findall(r"--(\w+): (#\w+);", sheet[: sheet.index("@media")]))
+    style = ""
+    for rule in re.findall(r"^\.(?:chart|line|band|whisker|marker|leader|label)\b.*", sheet, flags=re.MULTILINE):
+        selector, body = rule.split(" {")
+        if "var(--c)" not in body:
+            style += rule
+        else:
+            names = [f"c{number}" for number in range(COLOURS)]
+            style += "".join(f".{n}{selector}, .{n} {selector} {{{body}".replace("(--c)", f"(--{n})") for n in names)
+    style = re.sub(r"var\(--(\w+)\)", lambda found: palette[found[1]], style)
+    start, end = str(chart).split(">", 1)
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{HEIGHT:g}"'
+    return f'{start} {size}><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{end}\n'
 
 
 def swatch(style: int) -> Markup:

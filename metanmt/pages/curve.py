@@ -8,6 +8,7 @@ from typing import Any
 
 from metanmt.errors import UsageError
 from metanmt.files import write_text
+from metanmt.pages.charts import standalone
 from metanmt.pages.figures import budget_charts
 from metanmt.pages.reading import MEAN, METRICS, Comparison, System, open_comparison
 from metanmt.report import table
@@ -62,14 +63,11 @@ def _curve(comparison: Comparison, system: System) -> dict[str, Any]:
 
 
 def _write_charts(comparison: Comparison, folder: Path) -> None:
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     for metric, drawings in budget_charts(comparison, "curve").items():
         for number, (_, drawing) in enumerate(drawings):
             place = [MEAN, *comparison.pairs][number] if len(comparison.pairs) > 1 else comparison.pairs[0]
-            start, end = str(drawing).split(">", 1)
-            text = f'{start} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{end}\n'
-            write_text(folder / f"{metric}-{place}.svg", text)
+            write_text(folder / f"{metric}-{place}.svg", standalone(drawing))
 
 
 def format_curves(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from metanmt.comparison.plan import SCRATCH
+from metanmt.comparison.tables import percent
 from metanmt.pages.reading import MEAN, METRICS, Comparison, System
 
 LEADING_METRIC = "chrf"
@@ -38,15 +39,9 @@ def words_of(budget: int) -> str:
 
 def _scored(comparison: Comparison, budget: int, metric: str = LEADING_METRIC) -> list[tuple[float, System, Any]]:
     """Return the systems at a budget with their mean score and row, the best first."""
-    rows = [(system, comparison.row(system, budget)) for system in _distinct(comparison, budget)]
+    rows = [(system, comparison.row(system, budget)) for system in comparison.systems_at(budget)]
     found = [(row["scores"][metric][MEAN]["mean"], system, row) for system, row in rows if row]
     return sorted(found, key=lambda item: -item[0])
-
-
-def _distinct(comparison: Comparison, budget: int) -> list[System]:
-    if budget:
-        return comparison.systems
-    return list({system.arm: system for system in reversed(comparison.systems)}.values())[::-1]
 
 
 def _at_budget(comparison: Comparison, budget: int) -> str:
@@ -62,27 +57,41 @@ def _at_budget(comparison: Comparison, budget: int) -> str:
         return text + " No other arm was run there."
     lead = row["lead"].get(LEADING_METRIC)
     if lead:
-        text += f" That is {_against(lead[MEAN], str(baseline), comparison)}"
+        text += f" That is {_against(lead[MEAN], _baseline(comparison, system, budget), comparison)}"
         if len(pairs) > 1:
             ahead = sum(lead[pair]["value"] > 0 for pair in pairs)
             sure = sum(significant(lead[pair]) > 0 for pair in pairs)
             text += f" It is ahead on {ahead} of {len(pairs)} pairs, significantly on {sure}."
-    elif system.arm == baseline:
-        nearest, row = next((item[1], item[2]) for item in scored[1:])
-        other = row["lead"].get(LEADING_METRIC)
-        if other:
-            text += f" The next, {_named(nearest, budget)}, is {_against(other[MEAN], 'it', comparison)}"
+    elif system.arm == baseline and (following := _next(scored, budget)):
+        nearest, other = following
+        text += f" The next, {_named(nearest, budget)}, is {_against(other[MEAN], 'it', comparison)}"
     best_bleu = _scored(comparison, budget, "bleu")[0]
     agrees = best_bleu[1] == system
     text += f" BLEU {'puts the same arm first' if agrees else f'puts {_named(best_bleu[1], budget)} first'} "
     return text + f"({best_bleu[0]:.1f})."
 
 
+def _baseline(comparison: Comparison, system: System, budget: int) -> str:
+    """Return the name of the baseline that is adapted as a system is, which its lead is over."""
+    arm = str(comparison.found["baseline"])
+    if not budget:
+        return arm
+    return next(item.label for item in comparison.systems if (item.arm, item.update) == (arm, system.update))
+
+
+def _next(scored: list[tuple[float, System, Any]], budget: int) -> tuple[System, Any] | None:
+    """Return the best system that is adapted as the first is and compared with it, and its lead; None without one."""
+    for _, system, row in scored[1:]:
+        if row["lead"].get(LEADING_METRIC) and (not budget or system.update == scored[0][1].update):
+            return system, row["lead"][LEADING_METRIC]
+    return None
+
+
 def _against(lead: dict[str, float], other: str, comparison: Comparison) -> str:
     value = lead["value"]
     side = f"{abs(value):.1f} points {'above' if value > 0 else 'below'}" if abs(value) >= 0.05 else "level with"
     words = "a significant difference" if significant(lead) else "not a significant difference"
-    level = f"{comparison.found['confidence']:.0%}"
+    level = percent(comparison.found["confidence"])
     interval = f"{level} interval {signed(lead['low'])} to {signed(lead['high'])}"
     return f"{side} {other} ({interval}): {words}."
 
@@ -96,11 +105,12 @@ def _in_short(comparison: Comparison, budget: int) -> str:
     lead = row["lead"].get(LEADING_METRIC)
     if lead:
         sure = "significant" if significant(lead[MEAN]) else "not significant"
-        text += f", {signed(lead[MEAN]['value'])} against {comparison.found['baseline']} ({sure})"
-    elif len(scored) > 1 and scored[1][2]["lead"].get(LEADING_METRIC):
-        next_lead = scored[1][2]["lead"][LEADING_METRIC][MEAN]
-        sure = "significant" if significant(next_lead) else "not significant"
-        text += f"; the next, {_named(scored[1][1], budget)}, stands {signed(next_lead['value'])} from it ({sure})"
+        against = _baseline(comparison, system, budget)
+        text += f", {signed(lead[MEAN]['value'])} against {against} ({sure})"
+    elif system.arm == comparison.found["baseline"] and (following := _next(scored, budget)):
+        nearest, other = following
+        sure = "significant" if significant(other[MEAN]) else "not significant"
+        text += f"; the next, {_named(nearest, budget)}, stands {signed(other[MEAN]['value'])} from it ({sure})"
     return text + "."
 
 

@@ -77,21 +77,24 @@ def _short(layer: str) -> str:
 
 def _verdict(row: dict[str, Any]) -> str:
     """Return what the figures of one row say: the similarity of the body's layers against `REUSE`."""
-    computed = [item for item in row["layers"] if item[CKA] and not item["layer"].endswith("input")]
-    body = computed[:-1] or computed
-    lowest = min(body, key=lambda item: item[CKA]["mean"])
-    below = sum(item[CKA]["mean"] + (item[CKA]["sd"] or 0) < REUSE for item in body)
-    if below:
+    stacked = [item for item in row["layers"] if item["layer"].rpartition(" ")[2].isdecimal()]
+    body = stacked[:-1] or stacked
+    found = [item for item in body if item[CKA]]
+    moved = max((item for item in row["layers"] if item[MOVEMENT]), key=lambda item: item[MOVEMENT]["mean"])
+    most = f"most moved: {moved['layer']}, by {100 * moved[MOVEMENT]['mean']:.1f}% of the norm."
+    if not found:
+        return f"no layer of its body read the same tokens before and after, so that there is no CKA; {most}"
+    lowest = min(found, key=lambda item: item[CKA]["mean"])
+    below = sum(item[CKA]["mean"] + (item[CKA]["sd"] or 0) < REUSE for item in found)
+    if len(found) < len(body):
+        text = f"of the {len(body)} layers of its body {len(found)} read the same tokens before and after"
+    elif below:
         text = f"{below} of the {len(body)} layers of its body fall below a CKA of {REUSE}, as rapid learning has it"
     elif all(item[CKA]["mean"] - (item[CKA]["sd"] or 0) >= REUSE for item in body):
         text = f"all {len(body)} layers of its body keep a CKA of {REUSE} or more, as feature reuse has it"
     else:
         text = f"the CKA of its body lies about {REUSE}: neither clearly feature reuse nor rapid learning"
-    moved = max((item for item in row["layers"] if item[MOVEMENT]), key=lambda item: item[MOVEMENT]["mean"])
-    return (
-        f"{text} (lowest {lowest[CKA]['mean']:.2f}, {lowest['layer']}); most moved: {moved['layer']}, by "
-        f"{100 * moved[MOVEMENT]['mean']:.1f}% of the norm."
-    )
+    return f"{text} (lowest CKA {lowest[CKA]['mean']:.2f}, {lowest['layer']}); {most}"
 
 
 def _against(rows: list[dict[str, Any]], baseline: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from metanmt import __version__
-from metanmt.comparison.tables import sharing_note
+from metanmt.comparison.layers import OF_EMBEDDINGS
+from metanmt.comparison.tables import beside_of, percent, sharing_note
 from metanmt.errors import UsageError
 from metanmt.files import write_text
 from metanmt.pages import figures
@@ -19,7 +20,7 @@ from metanmt.pages.charts import COLOURS, swatch
 from metanmt.pages.finding import finding, signed, significant, words_of
 from metanmt.pages.layers import REUSE, what_moves
 from metanmt.pages.reading import MEAN, METRICS, Comparison, digest, open_comparison, read_json
-from metanmt.pages.translations import side_by_side
+from metanmt.pages.translations import direction, side_by_side
 from metanmt.runlog import duration, say
 
 HERE = Path(__file__).parent
@@ -57,7 +58,14 @@ def render(comparisons: Sequence[Comparison], *, budget: int | None = None, sent
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "signed": signed, "mebibytes": lambda count: f"{count / 2**20:,.0f}"}
-    environment.globals |= {"swatch": swatch, "significant": significant, "words_of": words_of}
+    environment.filters |= {"percent": percent, "direction": direction}
+    environment.globals |= {
+        "beside_of": beside_of,
+        "OF_EMBEDDINGS": OF_EMBEDDINGS,
+        "swatch": swatch,
+        "significant": significant,
+        "words_of": words_of,
+    }
     environment.globals |= {"METRICS": METRICS, "MEAN": MEAN, "COLOURS": COLOURS, "PRINTED": PRINTED, "REUSE": REUSE}
     script = (HERE / "report.js").read_text(encoding="utf-8")
     parts = [_facts(item, f"c{number + 1}", budget, sentences) for number, item in enumerate(comparisons)]
@@ -78,7 +86,10 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
         raise UsageError(f"{comparison.folder} has no budget of {budget:,} words.", f"Give --budget one of {known}.")
     chosen = comparison.budgets[-1] if budget is None else budget
     if comparison.data is None:
-        say(f"{comparison.folder}: its data folder is not here; the page has neither translations nor a data report.")
+        say(
+            f"{comparison.folder}: its data folder is not here, or has other test sentences than were scored; the page "
+            "has neither translations nor a data report."
+        )
     rows = found["rows"]
     return {
         "key": key,
@@ -95,6 +106,8 @@ def _facts(comparison: Comparison, key: str, budget: int | None, sentences: int)
         "translations": side_by_side(comparison, chosen, sentences),
         "training": [{**row, "best": _best(row)} for row in found["training"]],
         "adaptations": [row for row in rows if row["budget"]],
+        "leads": any(row["lead"] for row in rows),
+        "translates_back": any("usable" in row["adaptation"] for row in rows),
         "settings": _settings(comparison),
         "versions": comparison.versions(),
         "data": _data(comparison),

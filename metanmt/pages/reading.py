@@ -75,13 +75,23 @@ class Comparison:
 
     @property
     def systems(self) -> list[System]:
-        """The arms in their order, once for every update; zero-shot belongs to each of them."""
+        """The arms in their order, once for every update that they have; zero-shot belongs to each of them."""
         rows = self.found["rows"]
-        updates = list(dict.fromkeys(row["update"] for row in rows if row["budget"])) or ["none"]
-        arms = list(dict.fromkeys(row["arm"] for row in rows))
-        several = len(updates) > 1
-        named = [(arm, update, f"{arm} ({update})" if several else arm) for arm in arms for update in updates]
-        return [System(*item, style) for style, item in enumerate(named)]
+        adapted = list(dict.fromkeys((row["arm"], row["update"]) for row in rows if row["budget"]))
+        updates = list(dict.fromkeys(update for _, update in adapted))
+        found: list[System] = []
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            for update in [update for update in updates if (arm, update) in adapted] or ["none"]:
+                label = f"{arm} ({update})" if len(updates) > 1 else arm
+                found.append(System(arm, update, label, len(found)))
+        return found
+
+    def systems_at(self, budget: int) -> list[System]:
+        """Return those that may have been run at a budget: zero-shot one an arm."""
+        first: dict[str, System] = {}
+        for system in self.systems:
+            first.setdefault(system.arm, system)
+        return self.systems if budget else list(first.values())
 
     def row(self, system: System, budget: int) -> dict[str, Any] | None:
         """Return the scores of a system at a budget, or None if it was not run there."""
@@ -106,7 +116,10 @@ class Comparison:
     def metrics(self, arm: str) -> list[dict[str, Any]]:
         """Return the lines that a meta-training logged."""
         path = self.runs / arm / "metrics.jsonl"
-        return [json.loads(line) for line in read_lines(path)] if path.is_file() else []
+        try:
+            return [json.loads(line) for line in read_lines(path)] if path.is_file() else []
+        except json.JSONDecodeError as error:
+            raise MetanmtError(f"{path} is damaged: {error}.", "Copy the run again, or move that file away.") from None
 
     def text(self, pair: str) -> tuple[list[str], list[str]] | None:
         """Return sources and references of a pair's test set, or None if its text is not here."""
@@ -152,16 +165,24 @@ def open_comparison(folder: Path) -> Comparison:
             "Give a folder that `metanmt compare --out` wrote; after an older one, run its command again.",
         )
     data = folder / found.get("data", "data")
-    here = data if (data / FACTS_FILE).is_file() else None
+    here = data if (data / FACTS_FILE).is_file() and _is_scored_text(data, found) else None
     return Comparison(folder, found, _results(folder, found), here)
+
+
+def _is_scored_text(data: Path, found: dict[str, Any]) -> bool:
+    """Return whether a data folder has the test sentences that were scored, as far as it has their text."""
+    for pair, scored in found.get("digests", {}).items():  # comparisons of before do not say
+        paths = text_files(data, Pair.parse(pair), found["test_set"])
+        if all(path.is_file() for path in paths) and [digest(path) for path in paths] != scored:
+            return False
+    return True
 
 
 def _results(folder: Path, found: dict[str, Any]) -> dict[ResultKey, Path]:
     """Return the folder of every result that the tables are made of; those of other settings stay out."""
     there: dict[ResultKey, Path] = {}
     for path in sorted(folder.glob("results/*/*/*/result.json")):
-        result = read_json(path)
-        cell = result["cell"]
+        cell = read_json(path).get("cell", {})
         if "draw" not in cell:  # of an earlier version
             continue
         key = (cell["arm"], cell["pair"], cell["budget"], cell["update"], cell["draw"])

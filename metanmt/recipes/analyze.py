@@ -12,7 +12,7 @@ from metanmt.data.batch import make_batch
 from metanmt.data.language import Pair
 from metanmt.data.store import TokenStore
 from metanmt.errors import CheckpointError, UsageError
-from metanmt.nmt.analysis import EMBEDDINGS, linear_cka, relative_movement, representations, same_but_for_new_rows
+from metanmt.nmt.analysis import linear_cka, place_of, relative_movement, representations, same_but_for_new_rows
 from metanmt.nmt.checkpoint import check_tokenizer, load_checkpoint
 from metanmt.nmt.tuning_text import as_read_by
 from metanmt.runtime import device, versions
@@ -25,8 +25,8 @@ def run(
 ) -> dict[str, Any]:
     """Return, layer by layer, the relative movement of the weights and the linear CKA of the representations.
 
-    Of an adaptation with new pieces, what moved is that of the others, and a layer of the encoder, which reads other
-    tokens than before, has no CKA.
+    Of an adaptation with new pieces, what moved is that of the others, and a layer of a side that reads other tokens
+    than before has no CKA. How far embeddings moved includes what counterparts set at the start.
 
     Args:
         before: the initialisation, a run or checkpoint.
@@ -57,7 +57,6 @@ def run(
     pairs = {name: (values, states[1][name]) for name, values in states[0].items()}
     similarity = {name: linear_cka(*both) for name, both in pairs.items() if len(both[0]) == len(both[1])}
     movement = relative_movement(models[0], models[1])
-    names = [EMBEDDINGS, *sorted((name for name in {*movement, *similarity} - {EMBEDDINGS}), key=_place)]
     return {
         "init": str(before),
         "model": str(after),
@@ -66,13 +65,7 @@ def run(
         "sentences": len(bitext),
         "layers": [
             {"layer": name, "movement": movement.get(name), "cka": similarity.get(name)}
-            for name in names
-            if name in movement or name in similarity
+            for name in sorted({*movement, *similarity}, key=place_of)
         ],
         "versions": versions(),
     }
-
-
-def _place(name: str) -> tuple[int, int]:
-    side, _, layer = name.partition(" ")
-    return side == "decoder", {"input": 0, "norm": 1_000}.get(layer) or int(layer.isdecimal() and layer)

@@ -60,6 +60,8 @@ def test_text_is_translated_back_by_the_initialisation(compare: CompareConfig, d
         result = load_result(cell, tmp_path / str(back))
         table = format_comparison(collect(plan, store, tmp_path / str(back)))
         assert ("on text translated back" in table) == back
+        assert ("| translated back |" in table) == back
+        assert not back or "back" not in result["monolingual"], "that model is gone"
         left = {path.name for path in (tmp_path / str(back) / cell.path).iterdir()}
         assert left == {"result.json", "test.counts.npz", "test.hypotheses.txt"}
         before = sum(estimate(plan, store, tmp_path / "nothing there").values())

@@ -17,6 +17,7 @@ from metanmt.comparison.statistics import (
     paired_difference,
     pooled,
 )
+from metanmt.comparison.tables import same_sentences
 from metanmt.nmt.score import Counts, counts, metric, score, scorer
 from tests import toy
 
@@ -227,3 +228,16 @@ def test_other_sentences_are_refused() -> None:
 def test_spread_over_draws() -> None:
     assert mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_deviation([5.0]) == (5.0, None)
+
+
+def test_test_sets_of_the_same_sentences_are_one_group() -> None:
+    """Also where it takes a third pair to join two."""
+    pairs = {"fi-en": ("a", "x"), "tr-en": ("b", "x"), "ko-en": ("c", "y"), "en-ro": ("x", "d"), "ro-de": ("e", "z")}
+    first = dict.fromkeys(("fi-en", "tr-en", "en-ro"), "fi-en")
+    assert same_sentences(pairs) == {**first, "ko-en": "ko-en", "ro-de": "ro-de"}
+    assert same_sentences({**pairs, "fi-de": ("a", "z")}) == {
+        **first,
+        "ko-en": "ko-en",
+        "ro-de": "fi-en",
+        "fi-de": "fi-en",
+    }

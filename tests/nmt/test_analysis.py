@@ -39,8 +39,26 @@ def test_similarity_of_known_representations() -> None:
     assert linear_cka(x, x) == pytest.approx(1)
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
     assert linear_cka(x, torch.randn(500, 12)) < 0.1
+    few, dimensions = torch.randn(8, 128), torch.randn(8, 128)
+    assert abs(linear_cka(few, dimensions) or 0) < 0.3, "the plain estimate is above 0.9"
+    assert linear_cka(few[:3], few[:3]) is None
     half = torch.cat([x[:, :6], torch.randn(500, 6)], dim=1)
     assert 0.3 < linear_cka(x, half) < 0.7
+
+
+def test_similarity_is_the_unbiased_estimate_by_its_definition() -> None:
+    torch.manual_seed(3)
+    x, y = torch.randn(30, 5, dtype=torch.double), torch.randn(30, 7, dtype=torch.double)
+    y[:, :3] += x[:, :3]
+
+    def hsic(one: torch.Tensor, other: torch.Tensor) -> float:
+        """Return it as Song et al. 2012 have it, from kernel matrices."""
+        first, second, n = (one @ one.T).fill_diagonal_(0), (other @ other.T).fill_diagonal_(0), len(one)
+        product = first @ second
+        whole = product.trace() + first.sum() * second.sum() / ((n - 1) * (n - 2)) - 2 * product.sum() / (n - 2)
+        return float(whole) / (n * (n - 3))
+
+    assert linear_cka(x, y) == pytest.approx(hsic(x, y) / (hsic(x, x) * hsic(y, y)) ** 0.5)
 
 
 def test_representations_leave_padding_out(toy_model: PreTrainedModel, toy_bitext: Bitext) -> None:

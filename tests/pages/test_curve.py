@@ -50,6 +50,8 @@ def test_charts_stand_alone(folder: Path, tmp_path: Path) -> None:
         text = "".join(drawing.itertext())
         assert "target words adapted on" in text
         assert "points, 0 to 100" in text
+        assert "var(" not in text, "a viewer may know no variables"
+        assert {"width", "height"} <= drawing.attrib.keys()
 
 
 def test_one_budget_is_no_curve(own_folder: Path) -> None:

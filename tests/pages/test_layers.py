@@ -32,7 +32,7 @@ def test_each_arm_is_told_by_its_own_figures(comparison: Comparison) -> None:
     said = {name: text for name, _, text in moves(comparison)["findings"]}
     assert said["joint"].startswith("all 3 layers of its body keep a CKA of 0.9 or more, as feature reuse has it")
     assert said["fomaml"].startswith("3 of the 3 layers of its body fall below a CKA of 0.9, as rapid learning has it")
-    assert "(lowest 0.70, encoder 1)" in said["fomaml"]
+    assert "(lowest CKA 0.70, encoder 1)" in said["fomaml"]
     assert "neither clearly" in said["reptile"]
     assert "most moved: embeddings, by 4.0% of the norm" in said["fomaml"]
     assert moves(comparison)["counts"] == "joint 6 of 6, fomaml 6 of 6, reptile 5 of 6"
@@ -48,6 +48,18 @@ def test_a_wide_spread_decides_nothing_and_the_last_layer_is_no_body(comparison:
     assert moves(comparison)["findings"][0][2].startswith("all 3 layers")
     joint["layers"][2]["cka"]["sd"] = 0.2
     assert "neither clearly" in moves(comparison)["findings"][0][2]
+
+
+def test_layers_that_read_other_tokens_are_not_spoken_for(comparison: Comparison) -> None:
+    joint = comparison.found["layers"][0]
+    for item in joint["layers"]:
+        item["cka"] = item["cka"] if item["layer"] == "decoder 1" else None
+    (_, _, text), *_ = moves(comparison)["findings"]
+    assert text.startswith("of the 3 layers of its body 1 read the same tokens before and after (lowest CKA 0.97")
+    for item in joint["layers"]:
+        item["cka"] = None
+    (_, _, text), *_ = moves(comparison)["findings"]
+    assert text.startswith("no layer of its body read the same tokens before and after, so that there is no CKA; most")
 
 
 def test_the_charts_part_encoder_and_decoder(comparison: Comparison) -> None:
@@ -79,7 +91,7 @@ def test_a_comparison_without_it_has_no_such_section(own_folder: Path, layers: A
 def test_where_nothing_moved_the_page_says_so(own_folder: Path) -> None:
     rows = open_comparison(own_folder).found["layers"]
     page = page_with(own_folder, [{**row, "adaptations": 0, "unmoved": 6, "layers": []} for row in rows])
-    assert "no adaptation left its initialisation" in page
+    assert "no adaptation had an update that was better than its start" in page
     assert "fomaml 0 of 6" in page
     assert "How far the weights moved" not in page
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metanmt.cli import main
+from metanmt.comparison.tables import digests_of
 from metanmt.files import write_json
-from metanmt.pages.charts import Axis, Line, line_chart, nice_ticks
-from metanmt.pages.finding import finding, signed
 from metanmt.pages.page import SENTENCES
-from metanmt.pages.reading import open_comparison
-from metanmt.pages.translations import evenly_spaced, marked_words
+from metanmt.pages.translations import direction, evenly_spaced, marked
 from tests.pages.conftest import ARMS, ATTACK, BUDGETS, PAIRS
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "wbr"}
@@ -117,7 +114,8 @@ def test_text_of_others_is_escaped_and_named(page: str, parsed: Parsed) -> None:
     assert "Four initialisations &lt;at equal cost&gt;" in page
     assert ATTACK in parsed.inside("dd")
     assert {attributes.get("lang") for attributes in parsed.named("dd")} == {"fi", "he", "en"}
-    assert all(attributes.get("dir") == "auto" for attributes in parsed.named("dd"))
+    directions = {(attributes.get("lang"), attributes.get("dir")) for attributes in parsed.named("dd")}
+    assert directions == {("fi", "ltr"), ("he", "rtl"), ("en", "ltr")}
     sentences = [attributes for attributes in parsed.named("li") if "data-number" in attributes]
     assert len(sentences) == SENTENCES * len(PAIRS)
     assert "nothing" in parsed.inside("span")
@@ -135,79 +133,52 @@ def test_charts_have_titles_units_and_labels(page: str) -> None:
         assert "fomaml" in re.findall(r'class="label[^>]*>([^<]+)<', chart) or "joint" in chart
 
 
-def test_lines_differ_without_their_colour() -> None:
-    lines = [Line(f"arm {style}", style, [(0, style), (1, style + 1)]) for style in range(8)]
-    drawing = line_chart("key", "title", lines, Axis("x"), "y")
-    dashes = re.findall(r'class="line c\d"[^>]*?(stroke-dasharray="[^"]*")?/>', drawing)
-    shapes = [re.sub(r"[M\d.\- ]", "", path) for path in re.findall(r'class="marker[^"]*" d="([^"]*)"', drawing)][::2]
-    assert len({(dash, shape) for dash, shape in zip(dashes, shapes, strict=True)}) == len(lines)
-    heights = [float(height) for height in re.findall(r'class="label c\d" x="[\d.]+" y="([\d.]+)"', drawing)]
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= 12.9
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.03, 0.041), (12, 87), (-3, 4), (5, 5), (0, 3e7)])
-def test_ticks_are_round_and_hold_the_values(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low <= high <= ticks[-1]
-    assert 2 <= len(ticks) <= 9
-
-
-def test_a_chart_of_one_point_or_none() -> None:
-    assert line_chart("key", "title", [Line("a", 0, [])], Axis("x"), "y") == ""
-    assert "NaN" not in line_chart("key", "title", [Line("a", 0, [(0, 0)], [0.0])], Axis("x"), "y")
-
-
-def test_the_finding_is_that_of_the_numbers(own_folder: Path) -> None:
-    text = " ".join(finding(open_comparison(own_folder)))
-    assert "Adapted on 2,000 target words, fomaml scores highest on the mean of 2 unseen pairs" in text
-    assert "a significant difference" in text
-    assert "ahead on 2 of 2 pairs, significantly on 2" in text
-    found = json.loads((own_folder / "comparison.json").read_text(encoding="utf-8"))
-    for row in found["rows"]:
-        for lead in row["lead"].get("chrf", {}).values():
-            lead.update(low=lead["value"] - 90, high=lead["value"] + 90)
-    write_json(own_folder / "comparison.json", found)
-    text = " ".join(finding(open_comparison(own_folder)))
-    assert "not a significant difference" in text
-    assert "significantly on 0" in text
-    found["baseline"] = "fomaml"
-    for row in found["rows"]:
-        row["lead"] = {}
-    write_json(own_folder / "comparison.json", found)
-    assert "fomaml, the baseline, scores highest" in " ".join(finding(open_comparison(own_folder)))
-    for row in found["rows"]:
-        for score in row["scores"]["chrf"].values():
-            score["mean"] = 50.0
-    write_json(own_folder / "comparison.json", found)
-    text = " ".join(finding(open_comparison(own_folder)))
-    assert "Adapted on 2,000 target words, all arms are level on the mean of 2 unseen pairs: chrF++ 50.0." in text
-    assert "highest" not in text
-
-
-@pytest.mark.parametrize(
-    ("draws", "said"),
-    [(1, "what others would give is not in the intervals"), (2, "and the intervals are wide"), (3, "")],
-)
-def test_what_few_draws_leave_unknown(own_folder: Path, draws: int, said: str) -> None:
-    comparison = open_comparison(own_folder)
-    text = " ".join(finding(replace(comparison, found={**comparison.found, "draws": list(range(draws))})))
-    assert said in text
-    assert ("support draw" in text) == bool(said)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (-0.06, "−0.1"), (10.0, "+10.0"), (0, "0.0")]
-)
-def test_a_difference_of_nothing_has_no_sign(value: float, text: str) -> None:
-    assert signed(value) == text
-
-
 def test_marked_words_are_those_that_differ() -> None:
-    marked = [word for word, differs in marked_words("the Cat sat, on mat .", "the cat sat on a mat.") if differs]
-    assert marked == ["Cat", "."]
-    assert marked_words("", "anything") == []
+    runs = marked("the Cat sat, on mat .", "the cat sat on a mat.")
+    assert runs == [("the", False), ("Cat", True), ("sat, on mat", False), (".", True)]
+    assert marked("", "anything") == []
+    assert marked("今天是星期三", "今天是星期四", "") == [("今天是星期", False), ("三", True)]
     assert evenly_spaced(10, 5) == [0, 2, 4, 6, 8]
     assert evenly_spaced(3, 60) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("language", "written"),
+    [("he", "rtl"), ("fa-IR", "rtl"), ("urd_Arab", "rtl"), ("az-Arab", "rtl"), ("ku-Latn", "ltr"), ("fi", "ltr")],
+)
+def test_the_direction_is_that_of_the_language(language: str, written: str) -> None:
+    assert direction(language) == written
+
+
+@pytest.mark.parametrize(
+    ("change", "there", "not_there"),
+    [
+        ({"confidence": 0.995}, "the 99.5% interval, paired over sentences and draws and", "100%"),
+        ({"draws": [1]}, "paired over sentences and corrected", "sentences and draws"),
+        ({"back_translation": True}, "<code>train</code> and on text translated back:", "nothing was usable"),
+    ],
+)
+def test_the_words_about_intervals_and_text(
+    own_folder: Path, change: dict[str, Any], there: str, not_there: str
+) -> None:
+    found = json.loads((own_folder / "comparison.json").read_text(encoding="utf-8"))
+    write_json(own_folder / "comparison.json", {**found, **change})
+    out = own_folder.parent / "report.html"
+    assert main(["report", str(own_folder), "--out", str(out), "--sentences", "2"]) == 0
+    section = out.read_text(encoding="utf-8").split('id="c1-scores">')[1].split("</section>")[0]
+    assert there in section
+    assert not_there not in section
+
+
+def test_where_nothing_is_compared_no_interval_is_explained(own_folder: Path) -> None:
+    found = json.loads((own_folder / "comparison.json").read_text(encoding="utf-8"))
+    found["layers"] = []
+    for scored in (found, *found["other_test_sets"]):
+        scored["rows"] = [{**row, "lead": {}} for row in scored["rows"] if row["arm"] == "joint"]
+    write_json(own_folder / "comparison.json", found)
+    out = own_folder.parent / "report.html"
+    assert main(["report", str(own_folder), "--out", str(out), "--sentences", "2"]) == 0
+    assert "corrected for" not in out.read_text(encoding="utf-8")
 
 
 def test_another_budget_and_fewer_sentences(folder: Path, tmp_path: Path) -> None:
@@ -256,6 +227,19 @@ def test_without_its_data_the_page_says_so(own_folder: Path, capsys: pytest.Capt
     assert 'class="sentences"' not in text
 
 
+def test_translations_are_not_set_beside_other_sentences(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, data, out = own_folder / "comparison.json", own_folder.parent / "data", own_folder.parent / "report.html"
+    scored = {pair: list(digests_of(data, pair, "test")) for pair in PAIRS}
+    write_json(found, {**json.loads(found.read_text(encoding="utf-8")), "digests": scored})
+    assert main(["report", str(own_folder), "--out", str(out)]) == 0
+    assert "other test sentences" not in capsys.readouterr().err
+    path = data / "text" / "fi-en" / "test.en"
+    path.write_text("".join(sorted(path.read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
+    assert main(["report", str(own_folder), "--out", str(out)]) == 0
+    assert "or has other test sentences than were scored" in capsys.readouterr().err
+    assert 'class="sentences"' not in out.read_text(encoding="utf-8")
+
+
 def spoil(folder: Path, how: str) -> list[str]:
     """Spoil a folder in one way and return further arguments."""
     if how == "no comparison":
@@ -270,6 +254,8 @@ def spoil(folder: Path, how: str) -> list[str]:
         (folder / "comparison.json").write_text("[]", encoding="utf-8")
     elif how == "other data":
         (folder.parent / "data" / "text" / "fi-en" / "test.en").write_text("one\n", encoding="utf-8")
+    elif how == "a log is damaged":
+        (folder / "runs" / "joint" / "metrics.jsonl").write_text('{"step": 1}\n{"st', encoding="utf-8")
     return {"no such budget": ["--budget", "7"], "no sentences": ["--sentences", "0"]}.get(how, [])
 
 
@@ -280,6 +266,7 @@ MISTAKES = {
     "damaged": ("damaged", "again"),
     "of something else": ("not a comparison's", "metanmt compare --out"),
     "other data": ("70 translations of 1 sentences", "prepare it again"),
+    "a log is damaged": ("metrics.jsonl is damaged", "Copy the run again"),
     "no such budget": ("no budget of 7 words", "0, 500, 2000"),
     "no sentences": ("0 sentences", "at least 1"),
 }
