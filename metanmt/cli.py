@@ -17,6 +17,7 @@ from metanmt import __version__, help_texts
 from metanmt.commands import adapting, comparing, learning, using
 from metanmt.errors import MetanmtError
 from metanmt.runlog import say
+from metanmt.runtime import raise_file_limit
 
 SUCCESS, DEFECT, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     debug = False
+    raise_file_limit()
     try:
         try:
             parsed = parser().parse_args(arguments)

@@ -204,6 +204,7 @@ examples:
     ),
 }
 
+TOO_MANY_FILES = "Raise the limit on open files (ulimit -n 4096), then run the command again."
 FREE_SPACE = (
     "Free some space, then run the command again (meta-train with --resume); nothing half-written is left behind."
 )
@@ -215,6 +216,8 @@ def remedy_for(error: OSError) -> str:
         errno.ENOSPC: FREE_SPACE,
         errno.EDQUOT: FREE_SPACE,
         errno.EFBIG: "Raise the limit on the size of a file (ulimit -f), then run the command again.",
+        errno.EMFILE: TOO_MANY_FILES,
+        errno.ENFILE: TOO_MANY_FILES,
         errno.EACCES: "Check its permissions, or give another path.",
         errno.EPERM: "Check its permissions, or give another path.",
         errno.EIO: "The disk or its connection fails: check it, and copy what is there.",

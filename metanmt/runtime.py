@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+MOST_FILES = 65_536
 LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that glibc takes
 # Tokens of a batch that is translated. On a GPU a step takes as long for a few of them as for thousands.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4_000, 64_000
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children have as many files open as it may: each set of a data folder takes five."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def device() -> torch.device:

@@ -66,8 +66,10 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for way in WAYS:
                 command = [sys.executable, __file__, str(arguments.data), "--steps", str(arguments.steps)]
-                output = subprocess.run([*command, "--one", way, learner], capture_output=True, check=True).stdout
-                found[way].append(json.loads(output.splitlines()[-1]))
+                done = subprocess.run([*command, "--one", way, learner], stdout=subprocess.PIPE, check=False)
+                if done.returncode:  # which has said why
+                    sys.exit(done.returncode)
+                found[way].append(json.loads(done.stdout.splitlines()[-1]))
         for way in WAYS:
             rates, faults, peaks = ([item[key] for item in found[way]] for key in ("rate", "faults", "peak"))
             spread = f"{min(rates):,.0f} to {max(rates):,.0f}"

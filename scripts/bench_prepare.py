@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -69,11 +70,15 @@ def _child(manifest: Path, root: Path, out: Path) -> dict[str, float]:
 
 def _multiply(manifest: Path, root: Path, out: Path, times: int) -> None:
     """Write the files of a collection below another root, those of training sets `times` over."""
+    from metanmt.data.compression import COMPRESSIONS
     from metanmt.data.manifest import kind_of, load_manifest
-    from metanmt.data.sources import COMPRESSIONS, read_lines
+    from metanmt.data.sources import read_lines
 
     items = [entry for item in load_manifest(manifest, root=root).pairs for entry in item.sets.items()]
+    if other := next((source for _, sources in items for source in sources if not source.paths), None):
+        sys.exit(f"Text of files alone can be had several times over, not {other.kind} {other}. Give --times 1.")
     training = {path: kind_of(name) == "train" for name, sources in items for s in sources for path in s.paths}
+    columns = {path: s.columns for _, sources in items for s in sources if s.kind == "jsonl" for path in s.paths}
     for path, multiplied in training.items():
         if not path.is_file():
             continue
@@ -83,7 +88,21 @@ def _multiply(manifest: Path, root: Path, out: Path, times: int) -> None:
         with target.open("w", encoding="utf-8", newline="\n") as lines:
             for copy in range(times if multiplied else 1):
                 for line in read_lines(path):
-                    lines.write(f"{line} {copy}\n" if copy else f"{line}\n")
+                    lines.write(f"{_marked(line, copy, columns.get(path))}\n" if copy else f"{line}\n")
+
+
+def _marked(line: str, copy: int, columns: Sequence[int | str] | None) -> str:
+    """Return a line with a word of its own at its end; of JSONL in the fields of both sides."""
+    if columns is None:
+        return f"{line} {copy}"
+    row = json.loads(line)
+    for column in map(str, columns):
+        *above, last = column.split(".")
+        inner = row
+        for key in above:
+            inner = inner[key]
+        inner[last] = f"{inner[last]} {copy}"
+    return json.dumps(row, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from typing import Any
 import torch
 
 from metanmt.cli import MISTAKE
+from metanmt.commands.shared import positive
 from metanmt.data.language import Pair
 from metanmt.data.sources import read_lines
+from metanmt.data.store import text_files
 from metanmt.data.tokenizer import Tokenizer
 from metanmt.errors import MetanmtError
 from metanmt.files import write_json
@@ -54,8 +56,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the prepared data folder")
     parser.add_argument("--pair", required=True, metavar="XX-YY")
     parser.add_argument("--split", default="test", metavar="NAME")
-    parser.add_argument("--sentences", type=int, default=500, metavar="N", help="the first N of the set")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--sentences", type=positive, default=500, metavar="N", help="the first N of the set")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N")
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="default: as metanmt translate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     arguments = parser.parse_args()
@@ -71,8 +73,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Run the rounds and print the table."""
     pair = Pair.parse(arguments.pair)
     sources, references = (
-        list(read_lines(arguments.data / "text" / str(pair) / f"{arguments.split}.{side}"))[: arguments.sentences]
-        for side in (pair.source, pair.target)
+        list(read_lines(path))[: arguments.sentences] for path in text_files(arguments.data, pair, arguments.split)
     )
     opened = [open_engine(arguments.model, *engine) for engine in ENGINES]
     tokenizer = opened[0][1]

@@ -45,8 +45,11 @@ def unpack(packed: Path, folder: Path) -> Path:
     if not noted.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / "data", ignore_errors=True)
-        with tarfile.open(packed) as archive:
-            extract(archive, folder)
+        try:
+            with tarfile.open(packed) as archive:
+                extract(archive, folder)
+        except tarfile.ReadError:
+            sys.exit(f"{packed} is no packed file. Make one: scripts/gpu_evidence.py pack FOLDER packed.tar.xz")
         noted.write_text(digest)
     return folder / "data"
 
@@ -128,8 +131,11 @@ def bring(work: Path, out: Path) -> None:
 def show(packed: Path, out: Path, work: Path, comparisons: list[str]) -> int:
     """Print the tables of what came back; nothing is trained here."""
     unpack(packed, work)
+    parts = sorted(out.glob(f"{PARTS}*"))
+    if not parts:
+        sys.exit(f"{out} has no {PARTS}*: `run` brings them.")
     with tempfile.TemporaryFile() as whole:
-        for part in sorted(out.glob(f"{PARTS}*")):
+        for part in parts:
             whole.write(part.read_bytes())
         whole.seek(0)
         with tarfile.open(fileobj=whole) as archive:

@@ -25,7 +25,7 @@ from metanmt.cli import MISTAKE
 from metanmt.commands.shared import positive
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, Bitext, TokenStore, write_bitext
 from metanmt.data.vectors import FOLDER as VECTORS
-from metanmt.errors import CorpusError, MetanmtError
+from metanmt.errors import CorpusError, MetanmtError, UsageError
 from metanmt.help_texts import remedy_for
 from metanmt.runlog import say
 
@@ -56,6 +56,8 @@ def write_part(bitext: Bitext, folder: Path, name: str, share: float, vocabulary
 
 def pack(data: Path, out: Path, target_tokens: int) -> None:
     """Write the file; it appears only when it is complete."""
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder.", "Give the name of a file: data.tar.xz.")
     store = TokenStore.open(data)
     out.parent.mkdir(parents=True, exist_ok=True)
     facts = json.loads((data / FACTS_FILE).read_text(encoding="utf-8"))

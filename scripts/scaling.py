@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 
+from metanmt.commands.shared import positive
 from metanmt.nmt.model import SIZES
 from metanmt.report import table
 
@@ -33,8 +34,8 @@ def main() -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=32_000, help="target tokens of an episode, or of a batch of joint training"
     )
-    parser.add_argument("--tasks", type=int, default=1, help="a GPU and outer step")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
+    parser.add_argument("--tasks", type=positive, default=1, help="a GPU and outer step")
+    parser.add_argument("--gpus", type=positive, nargs="+", default=[8, 64, 512])
     parser.add_argument("--rate", type=float, default=0.35 * 989e12, help="FLOP/s that training reaches on a GPU")
     parser.add_argument("--inside", type=float, default=450e9, help="bytes/s a GPU sends inside a node")
     parser.add_argument("--between", type=float, default=50e9, help="bytes/s a GPU sends between nodes")
@@ -49,7 +50,7 @@ def main() -> None:
     print(f"compute: {arguments.tasks} episodes of {flops / 1e12:.1f} TFLOP a GPU\n")
     rows = []
     for gpus in arguments.gpus:
-        nodes = max(1, gpus // GPUS_A_NODE)
+        nodes = -(-gpus // GPUS_A_NODE)
         inside = min(gpus, GPUS_A_NODE)
         sent = 2 * gradient * (inside - 1) / inside  # reduce-scatter and all-gather inside the node
         between = 2 * gradient / inside * (nodes - 1) / nodes  # every GPU reduces its share with its peers

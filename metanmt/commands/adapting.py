@@ -22,7 +22,8 @@ def _fine_tune_arguments(sub: argparse.ArgumentParser) -> None:
         "--budget",
         type=int,
         metavar="WORDS",
-        help="target words, parted by white space, to draw from the text to adapt on",
+        help="target words to draw from the text to adapt on; without spaces two characters of Chinese or Japanese, or "
+        "five of Thai, Lao, Khmer or Burmese, count as one",
     )
     sub.add_argument("--train-set", default="train", metavar="NAME", help="set of the data folder (default: train)")
     sub.add_argument("--dev-set", default="dev", metavar="NAME", help="set of the data folder (default: dev)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from metanmt.data.cleaning import RULES, CleaningRules, clean, clean_held_out
-from metanmt.data.language import Pair
+from metanmt.data.language import Pair, count_words
 from metanmt.data.leakage import HeldOut
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, missing_kind
 from metanmt.data.sources import SentencePair, Source, read_pairs
@@ -28,7 +28,7 @@ class SetReport:
         read, kept, leaked: sentence pairs; `leaked` are those left out because a side of them is held out: of a
             training set what is in any dev or test set, of a dev set what is in a test set of the same pair.
         dropped: sentence pairs by the name of the cleaning rule.
-        source_words, target_words: whitespace words kept.
+        source_words, target_words: words kept, by `count_words`.
         skipped_sources: optional ones without a file.
     """
 
@@ -151,8 +151,8 @@ def _write_set(
             source_out.write(source + "\n")
             target_out.write(target + "\n")
             report.kept += 1
-            report.source_words += source.count(" ") + 1  # clean text has single spaces between words
-            report.target_words += target.count(" ") + 1
+            report.source_words += count_words(source, item.pair.source)
+            report.target_words += count_words(target, item.pair.target)
     if not report.kept:
         source_path.unlink()
         target_path.unlink()

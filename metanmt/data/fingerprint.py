@@ -15,6 +15,7 @@ from metanmt.data.sources import Source
 from metanmt.data.store import FORMAT
 from metanmt.data.tokenizer import load_tokenizer
 
+MADE_BY = 2  # since then targets are cut as they are written
 PACKAGES = ("metanmt", "sentencepiece", "tokenizers", "transformers", "numpy")
 
 
@@ -24,7 +25,8 @@ def fingerprint(manifest: Manifest) -> str:
     A local file counts by path, size and time of change in nanoseconds, not by what is in it: a file that is rewritten
     within its size and given its old time again passes for unchanged. A hub data set or a tokenizer of the hub counts
     by its name, config and split: what its owner changes behind them is not seen. The embedded corpus counts by the
-    version of Babel. A change of this package that changes its output must raise `FORMAT` or its version.
+    version of Babel. A change of this package that changes its output must raise `MADE_BY` or its version, and one of
+    the layout `FORMAT`.
     """
     sources = [source for item in manifest.pairs for sources in item.sets.values() for source in sources]
     settings = asdict(manifest)
@@ -35,6 +37,7 @@ def fingerprint(manifest: Manifest) -> str:
     packages += ["datasets"] if any(source.kind == "hub" for source in sources) else []
     facts = {
         "format": FORMAT,
+        "made_by": MADE_BY,
         "versions": {name: version(name) for name in packages},
         "manifest": settings,
         "sources": [[_state(path) for path in _files(source)] for source in sources],

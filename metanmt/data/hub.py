@@ -56,13 +56,13 @@ def look_up(name: str) -> None:
     if name.count("/") > 1 or name.startswith(("/", ".", "~")):
         remedy = "Write the home folder out in place of ~." if name.startswith("~") else "Check the path."
         raise CheckpointError(f"No folder {name}.", remedy)
-    if _reachable():
+    if reachable():
         _say_once(f"There is no folder {name} here: it is looked up on the hub.")
     else:
         _say_once(f"There is no folder {name} here, and no network: it is sought among what was fetched before.")
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
     """Return whether the hub's address can be found; if not, let no library of its ask for it, again and again."""
     from huggingface_hub import constants
 
@@ -83,7 +83,7 @@ _say_once = functools.cache(say)  # model, tokenizer and configuration are each 
 def not_loaded(what: str, name: str, reason: object, remedy: str) -> CheckpointError:
     """Return the error for a checkpoint from which something cannot be loaded, be it here or on the hub."""
     line = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    if "HF_HUB_OFFLINE" in line and not os.environ.get("HF_HUB_OFFLINE"):  # which `_reachable` has set
+    if "HF_HUB_OFFLINE" in line and not os.environ.get("HF_HUB_OFFLINE"):  # which `reachable` has set
         line = "it was not fetched before, and there is no network"
     if Path(name).is_dir():
         return CheckpointError(f"No {what} can be loaded from {name}: {line}", remedy)

@@ -9,6 +9,22 @@ from typing import Self
 from metanmt.errors import UsageError
 
 CODE = re.compile(r"[A-Za-z0-9_]+")
+CHINESE, JAPANESE = ("zh", "zho", "cmn", "yue"), ("ja", "jpn")
+OTHERS_WITHOUT_SPACES = ("th", "tha", "km", "khm", "lo", "lao", "my", "mya")
+CHARACTERS_A_WORD = {**dict.fromkeys((*CHINESE, *JAPANESE), 2), **dict.fromkeys(OTHERS_WITHOUT_SPACES, 5)}
+"""About so many make a word where no spaces part words: for budgets, which need not be exact."""
+
+
+def base_language(code: str) -> str:
+    """Return the language of a code with a region or script: "pt" of pt_BR."""
+    return code.partition("_")[0].lower()
+
+
+def count_words(sentence: str, language: str) -> int:
+    """Return how many words a sentence has: those that white space parts, or where none does, by its characters."""
+    if characters := CHARACTERS_A_WORD.get(base_language(language)):
+        return -(-sum(map(len, sentence.split())) // characters)
+    return len(sentence.split())
 
 
 @dataclass(frozen=True, order=True)

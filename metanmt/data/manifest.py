@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metanmt.data.cleaning import CleaningRules
+from metanmt.data.compression import with_compression
 from metanmt.data.language import Pair
 from metanmt.data.source_form import SourceForm
-from metanmt.data.sources import Source, with_compression
+from metanmt.data.sources import Source
 from metanmt.errors import ConfigError, did_you_mean
 from metanmt.sections import build, read_toml
 
@@ -135,12 +136,12 @@ def load_manifest(path: Path, *, root: Path | None = None) -> Manifest:
         name=_typed(values, "name", str, str(path), path.stem),
         description=_typed(values, "description", str, str(path), ""),
         pairs=tuple(pairs.values()),
-        tokenizer=_tokenizer(_typed(values, "tokenizer", dict, str(path), {}), path),
+        tokenizer=_tokenizer(_typed(values, "tokenizer", dict, str(path), {}), path, folder),
         cleaning=_cleaning(_typed(values, "cleaning", dict, str(path), {}), path),
     )
 
 
-def _tokenizer(values: Mapping[str, Any], path: Path) -> TokenizerSettings:
+def _tokenizer(values: Mapping[str, Any], path: Path, folder: Path) -> TokenizerSettings:
     where = f"{path} [tokenizer]"
     _known(values, [item.name for item in fields(TokenizerSettings)], where)
     codes = _typed(values, "codes", dict, where, {})
@@ -158,7 +159,9 @@ def _tokenizer(values: Mapping[str, Any], path: Path) -> TokenizerSettings:
             f"{where} has a source_form, which is of a vocabulary that is learned here, and a pretrained tokenizer.",
             "Leave source_form out: the pretrained tokenizer reads sources in its own way.",
         )
-    return TokenizerSettings(**{**vars(settings), "codes": codes})
+    local = folder / Path(settings.pretrained).expanduser()  # as of text: a folder there, or a name on the hub
+    pretrained = str(local) if settings.pretrained and local.is_dir() else settings.pretrained
+    return TokenizerSettings(**{**vars(settings), "pretrained": pretrained, "codes": codes})
 
 
 def _cleaning(values: Mapping[str, Any], path: Path) -> CleaningRules:
@@ -244,7 +247,7 @@ def _source(entry: Mapping[str, Any], pair: Pair, folder: Path, where: str) -> S
         files = [f"{value}.{{source}}", f"{value}.{{target}}"] if isinstance(value, str) else value
         return Source("moses", tuple(map(path, files)), **common)
     if "tsv" in entry:
-        return Source("tsv", (path(entry["tsv"]),), tuple(entry.get("columns", (0, 1))), **common)
+        return Source("tsv", (path(entry["tsv"]),), tuple(entry.get("columns", ())), **common)
     if "jsonl" in entry:
         columns = entry.get("fields", ["{source}", "{target}"])
         return Source("jsonl", (path(entry["jsonl"]),), tuple(map(filled, columns)), **common)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from metanmt.data.compression import COMPRESSIONS
 from metanmt.data.language import Pair
-from metanmt.data.sources import COMPRESSIONS, Source, json_field, json_row, missing_file, read_lines
+from metanmt.data.sources import Source, json_field, json_row, missing_file, read_lines
 from metanmt.errors import CorpusError, UsageError
 
 ROWS = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # suffixes of files with both sides
@@ -16,10 +17,10 @@ ROWS = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # 
 def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     """Return the source that a user's file names mean: two files are two sides, one is a TSV or JSONL.
 
-    Two files whose names say the pair's languages the wrong way round are taken the right way round.
+    Two files of which a name says that they are the wrong way round are taken the right way round.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or both names say the same language.
         CorpusError: a file is missing, or the first row has more columns than two, or no known fields.
     """
     for path in paths:
@@ -27,7 +28,13 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
             raise missing_file(path)
     kinds = [_bare_suffix(path).lower() for path in paths]
     if len(paths) == 2 and paths[0] != paths[1] and not {*kinds} & {*ROWS}:
-        swapped = [_language_of(path, pair) for path in paths] == [pair.target, pair.source]
+        said = [_language_of(path, pair) for path in paths]
+        if said[0] and said[0] == said[1]:
+            raise UsageError(
+                f"{paths[0]} and {paths[1]} are both of {said[0]}, by their names.",
+                f"Give one of {pair.source} and one of {pair.target}, or rename what is not as it is called.",
+            )
+        swapped = said[0] == pair.target or said[1] == pair.source
         return Source("moses", tuple(reversed(paths) if swapped else paths))
     if len(paths) == 1 and kinds[0] in ROWS:
         return _tsv_source(paths[0], pair) if ROWS[kinds[0]] == "tsv" else _jsonl_source(paths[0], pair)
@@ -41,9 +48,10 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
 def _language_of(path: Path, pair: Pair) -> str:
     """Return which language of a pair a file's name says: by its suffix, or by the only one that is a part of it."""
     languages = [pair.source, pair.target]
-    if (suffix := _bare_suffix(path).removeprefix(".")) in languages:
-        return suffix
-    named = [language for language in languages if language in re.split(r"[.-]", path.name)]
+    suffix, parts = _bare_suffix(path).removeprefix(".").lower(), re.split(r"[.-]", path.name.lower())
+    if by_suffix := [language for language in languages if language.lower() == suffix]:
+        return by_suffix[0]
+    named = [language for language in languages if language.lower() in parts]
     return named[0] if len(named) == 1 else ""
 
 

@@ -45,7 +45,7 @@ def with_own_pieces(
     learned = _unigram(sentences, most)
     known = set(tokenizer.pieces())
     new = {piece: score for piece, score in learned.items() if piece not in known}
-    used = _used(tokenizer.with_pieces(new), sentences)
+    used = _used(tokenizer.with_pieces(new, of_targets=of_targets), sentences, of_targets=of_targets)
     new = {piece: score for piece, score in new.items() if used[piece] >= FEWEST}
     return tokenizer.with_pieces(new, of_targets=of_targets), tokenizer.spell(list(new))
 
@@ -70,7 +70,7 @@ def _unigram(sentences: Sequence[str], most: int) -> dict[str, float]:
     return {}
 
 
-def _used(tokenizer: SentencePieceTokenizer, sentences: Sequence[str]) -> Counter[str]:
+def _used(tokenizer: SentencePieceTokenizer, sentences: Sequence[str], *, of_targets: bool) -> Counter[str]:
     """Return how often each piece is used."""
-    pieces = tokenizer.pieces()
-    return Counter(pieces[index] for index in chain.from_iterable(tokenizer.ids(sentences)))
+    pieces, cut = tokenizer.pieces(), tokenizer.target_ids if of_targets else tokenizer.ids
+    return Counter(pieces[index] for index in chain.from_iterable(cut(sentences)))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import gzip
-import io
 import json
-import lzma
+import os
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
+from metanmt.data.compression import COMPRESSIONS, MAGIC, START_BYTES, compression_of, open_bytes
+from metanmt.data.hub import reachable
 from metanmt.data.language import Pair
 from metanmt.errors import CorpusError
 
-COMPRESSIONS = (".gz", ".xz", ".zst")
-MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ", ".zst": b"(\xb5/\xfd", ".bz2": b"BZh", ".zip": b"PK\x03\x04"}
-START_BYTES = 8
-CHUNK_BYTES = 1 << 17
+LEAST_NULS, MOST_RETURNS = 5, 10  # a NUL in so many characters, and returns in one line, are not those of text
 SentencePair = tuple[str, str]
 
 
@@ -58,7 +55,8 @@ class Source:
 
     def turned(self) -> Source:
         """Return the same text with the sides in the other order; an embedded corpus is asked for the pair turned."""
-        return replace(self, paths=self.paths[::-1], columns=self.columns[::-1])
+        columns = self.columns[::-1] or ((1, 0) if self.kind == "tsv" else ())
+        return replace(self, paths=self.paths[::-1], columns=columns)
 
     def absent(self) -> bool:
         """Return whether it is made of files and none of them exists; one side without the other is a mistake."""
@@ -93,12 +91,16 @@ def read_lines(path: Path) -> Iterator[str]:
         raise missing_file(path)
     number = 0
     try:
-        with _open(path) as lines:
+        with open_bytes(path) as lines:
             for number, raw in enumerate(lines, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if number == 1:
+                    _check_encoding(path, line)
                 yield line.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise CorpusError(f"{path} is not UTF-8 at line {number:,}.", _conversion(path)) from None
+    except CorpusError:
+        raise
     except PermissionError:
         raise CorpusError(f"{path} may not be read.", "Give yourself permission to read it: chmod u+r.") from None
     except OSError as error:
@@ -109,10 +111,12 @@ def read_lines(path: Path) -> Iterator[str]:
         raise _damaged(path, error) from None
 
 
-def with_compression(path: Path) -> Path:
-    """Return the path with whichever compression suffix exists on the disk, or as it is."""
-    candidates = (path, *(path.with_name(path.name + suffix) for suffix in COMPRESSIONS))
-    return next((candidate for candidate in candidates if candidate.is_file()), path)
+def _check_encoding(path: Path, line: str) -> None:
+    """Raise a CorpusError for a first line that decodes as UTF-8 and is none: letters of UTF-16, or the whole file."""
+    if LEAST_NULS * line.count("\0") > len(line):
+        raise CorpusError(f"{path} looks like UTF-16, not UTF-8.", "Convert it: iconv -f UTF-16LE -t UTF-8")
+    if line.removesuffix("\n").removesuffix("\r").count("\r") > MOST_RETURNS:
+        raise CorpusError(f"{path} ends its lines by carriage returns alone.", "Convert it: tr '\\r' '\\n'")
 
 
 def _moses(source: Source, pair: Pair) -> Iterator[SentencePair]:
@@ -140,7 +144,7 @@ def _tsv(source: Source, pair: Pair) -> Iterator[SentencePair]:
         if len(cells) > 2 and not source.columns:
             raise CorpusError(
                 f"{source.paths[0]} has {len(cells)} columns at line {number:,}: which two are meant is not clear.",
-                f"Keep two columns: {pair.source}, tab, {pair.target}.",
+                f"Keep two columns: {pair.source}, tab, {pair.target}; or name two in the manifest: columns = [1, 2].",
             )
         if len(cells) <= max(first, second):
             columns = f"{len(cells)} column{'s' * (len(cells) > 1)}"
@@ -158,6 +162,11 @@ def _jsonl(source: Source, pair: Pair) -> Iterator[SentencePair]:
 
 
 def _hub(source: Source, pair: Pair) -> Iterator[SentencePair]:
+    if not Path(source.name).is_dir() and not reachable() and not os.environ.get("HF_HUB_OFFLINE"):
+        raise CorpusError(
+            f"There is no network, and the data set {source} is no folder here.",
+            "Download it and give its folder as the name; of what was fetched before: HF_HUB_OFFLINE=1",
+        )
     try:
         import datasets
 
@@ -224,70 +233,13 @@ def json_field(row: dict[str, Any], column: str) -> Any:
     return "" if value is None else value
 
 
-def _open(path: Path) -> IO[bytes] | io.BufferedIOBase:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(_Zstandard(path), CHUNK_BYTES)
-    return path.open("rb")
-
-
-class _Zstandard(io.RawIOBase):
-    """A decompressed file of Zstandard frames.
-
-    The library's own reader stops after the first frame and takes half a file for a whole one, both in silence.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import zstandard
-
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._file = path.open("rb")
-        self._frame: Any = None
-        self._ready = b""
-
-    def readable(self) -> bool:
-        """Return True: it is for reading alone."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer and return how many bytes were put there; 0 at the end. EOFError: the last frame is cut."""
-        while not self._ready:
-            inside = self._frame is not None and not self._frame.eof
-            unused = b"" if inside or self._frame is None else self._frame.unused_data
-            compressed = unused or self._file.read(CHUNK_BYTES)
-            if not compressed:
-                if inside:
-                    raise EOFError("it ends in the middle of a frame")
-                return 0
-            if not inside:
-                self._frame = self._decompressor.decompressobj()
-            self._ready = self._frame.decompress(compressed)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def close(self) -> None:
-        """Close the file below, too."""
-        self._file.close()
-        super().close()
-
-
 def _conversion(path: Path) -> str:
     """Return how to make UTF-8 of a file that is something else."""
     new = path.with_name(f"{path.stem}.utf8{path.suffix}")
-    with _open(path) as file:
+    with open_bytes(path) as file:
         start = file.read(START_BYTES)
     said = conversion_of(start, named=True)
     return said if compression_of(start) else f"{said} {shlex.quote(str(path))} > {shlex.quote(str(new))}"
-
-
-def compression_of(start: bytes) -> str | None:
-    """Return the suffix of what a file of these first bytes is compressed by, or None."""
-    return next((suffix for suffix, magic in MAGIC.items() if start.startswith(magic)), None)
 
 
 def conversion_of(start: bytes, *, named: bool = False) -> str:

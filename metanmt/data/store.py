@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -139,6 +139,18 @@ def text_files(folder: Path, pair: Pair, name: str) -> tuple[Path, Path]:
     return source, target
 
 
+def text_bytes(folder: Path, sets: Mapping[str, Iterable[str]]) -> dict[str, dict[str, list[int]]]:
+    """Return the size of the text of every set of every pair, source and target, in bytes.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+    """
+    return {
+        pair: {name: [path.stat().st_size for path in text_files(folder, Pair.parse(pair), name)] for name in names}
+        for pair, names in sets.items()
+    }
+
+
 class TokenStore:
     """An opened data folder."""
 
@@ -204,6 +216,10 @@ class TokenStore:
     def train_sets(self, pair: Pair) -> list[str]:
         """Return the names of the training sets of a pair: "train", and others such as "train-bible"."""
         return [name for name in self.sets(pair) if kind_of(name) == "train"]
+
+    def held_out_sets(self, pair: Pair) -> list[Bitext]:
+        """Return the dev and test sets of a pair."""
+        return [self.bitext(pair, name) for name in self.sets(pair) if kind_of(name) != "train"]
 
     def bitext(self, pair: Pair, name: str = "train") -> Bitext:
         """Return a set of a pair, memory-mapped.

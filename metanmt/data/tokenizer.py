@@ -11,8 +11,8 @@ this package, and as a `tokenizers` file that `AutoTokenizer` loads without this
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -25,6 +25,8 @@ from metanmt.files import read_object, write_json
 
 MODEL_FILE = "sentencepiece.model"
 FEW = 1_000  # sentences
+RULES = "nmt_nfkc"  # by which sources are normalised: compatibility forms, and what is like a space
+OF_SOURCES = f"{RULES}, of sources"  # what a model calls them whose targets are cut as written; once it was both sides
 
 
 class Tokenizer(Protocol):
@@ -69,7 +71,8 @@ class SentencePieceTokenizer:
     """One SentencePiece model over all pairs, byte fallback, target-language tags.
 
     A source is `<2en> pieces </s>`, a target `pieces </s>`. No tag names the source language: a language that was
-    never seen needs no new vocabulary.
+    never seen needs no new vocabulary. Sources are normalised (NFKC and more), targets stay as they are written: what
+    a model learns to write has the ellipses, exponents and joiners of its text.
 
     Args:
         model: of SentencePiece.
@@ -102,7 +105,7 @@ class SentencePieceTokenizer:
     def encode_target(self, sentences: Sequence[str], pair: Pair) -> list[list[int]]:
         """Return `[*pieces, end]` for every sentence."""
         self._tag_id(pair)
-        return [[*ids, END_ID] for ids in self._of_targets.encode(list(sentences))]
+        return [[*ids, END_ID] for ids in self.target_ids(sentences)]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the sentences; ids up to the first end mark count, special tokens are dropped."""
@@ -149,14 +152,18 @@ class SentencePieceTokenizer:
         return SentencePieceTokenizer(proto.SerializeToString(), self.source_form, extends, target_pieces)
 
     def ids(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Return the pieces of every sentence alone, as it stands, without tag and end mark."""
+        """Return the pieces of every source alone, as it stands, without tag and end mark."""
         return list(self._processor.encode(list(sentences), num_threads=_threads(sentences)))
+
+    def target_ids(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Return the pieces of every target alone, without an end mark."""
+        return list(self._of_targets.encode(list(sentences), num_threads=_threads(sentences)))
 
     def spell(self, pieces: Sequence[str]) -> list[list[int]]:
         """Return the ids of this vocabulary that spell pieces of another, which need not begin a word."""
         import sentencepiece
 
-        proto = message(self._model)
+        proto = _as_written(self._model)
         proto.normalizer_spec.add_dummy_prefix = proto.normalizer_spec.remove_extra_whitespaces = False
         processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         return list(processor.encode([piece.replace(WORD_START, " ") for piece in pieces]))
@@ -190,11 +197,9 @@ class SentencePieceTokenizer:
     @cached_property
     def _of_targets(self) -> Any:
         """What cuts targets: of many tokenizers it is never asked for."""
-        if self.target_pieces == self.vocabulary_size:
-            return self._processor
         import sentencepiece
 
-        proto = message(self._model)
+        proto = _as_written(self._model)
         del proto.pieces[self.target_pieces :]
         return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
@@ -245,7 +250,7 @@ def train_tokenizer(
     """Return a unigram SentencePiece model with byte fallback and one tag a target language.
 
     Args:
-        sentences: a sample, already balanced between languages, sources already in their form.
+        sentences: a sample, already balanced between languages; sources already in their form, and `as_sources`.
         targets: languages that are translated into.
         vocabulary_size: pieces, the 256 bytes and the tags included; fewer if the text does not have so many.
         character_coverage: share of characters that get a piece of their own; the rest is spelled in bytes.
@@ -259,17 +264,17 @@ def train_tokenizer(
 
     import sentencepiece
 
-    model = io.BytesIO()
+    model, failed = io.BytesIO(), list[BaseException]()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            sentence_iterator=_watched(sentences, failed),
             model_writer=model,
             model_type="unigram",
             vocab_size=vocabulary_size,
             character_coverage=character_coverage,
             byte_fallback=True,
             control_symbols=[tag(language) for language in targets],
-            normalization_rule_name="nmt_nfkc",
+            normalization_rule_name="identity",
             pad_id=PAD_ID,
             unk_id=UNKNOWN_ID,
             eos_id=END_ID,
@@ -282,6 +287,8 @@ def train_tokenizer(
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failed:  # while the sentences were read, which is no matter of SentencePiece
+            raise failed[0] from None
         reason = str(error).splitlines()[-1] if str(error) else "no reason given"
         if "vocab" in reason.lower() or "required_chars" in reason:
             raise ConfigError(
@@ -289,7 +296,38 @@ def train_tokenizer(
                 "Change vocabulary_size under [tokenizer] in a manifest as it says (metanmt prepare).",
             ) from None
         raise CorpusError(f"SentencePiece could not be trained: {reason}", "Check that the corpus has text.") from None
-    return SentencePieceTokenizer(model.getvalue(), source_form)
+    proto, rules = message(model.getvalue()), message(_normalizer().serialized_model_proto()).normalizer_spec
+    proto.normalizer_spec.name, proto.normalizer_spec.precompiled_charsmap = OF_SOURCES, rules.precompiled_charsmap
+    return SentencePieceTokenizer(proto.SerializeToString(), source_form)
+
+
+def as_sources(sentences: Sequence[str]) -> list[str]:
+    """Return sentences as sources are normalised before they are cut into pieces."""
+    return list(_normalizer().normalize(list(sentences)))
+
+
+@cache
+def _normalizer() -> Any:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceNormalizer(rule_name=RULES, add_dummy_prefix=False, escape_whitespaces=False)
+
+
+def _as_written(model: bytes) -> Any:
+    """Return a SentencePiece model that cuts text as it stands, or as it did where targets were normalised too."""
+    proto = message(model)
+    if proto.normalizer_spec.name == OF_SOURCES:
+        proto.normalizer_spec.precompiled_charsmap = b""
+    return proto
+
+
+def _watched(sentences: Iterable[str], failed: list[BaseException]) -> Iterator[str]:
+    """Yield the sentences; note what ends that, which SentencePiece says as an error of its own."""
+    try:
+        yield from sentences
+    except BaseException as error:
+        failed.append(error)
+        raise
 
 
 def _pieces_only(ids: Sequence[int]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from metanmt.data.language import CODE, Pair
+from metanmt.data.language import CODE, Pair, base_language
 from metanmt.data.manifest import REQUIRED, Manifest, PairCorpus
 from metanmt.errors import ConfigError, UsageError
 from metanmt.runlog import say
@@ -83,5 +83,5 @@ def with_languages(manifest: Manifest, languages: Sequence[str]) -> Manifest:
 
 def _base(code: str) -> str:
     """Return the language of a code with a region or script: "pt" of pt_BR. Norwegian is Bokmål, as in CLDR."""
-    language = code.partition("_")[0].lower()
+    language = base_language(code)
     return {"no": "nb"}.get(language, language)

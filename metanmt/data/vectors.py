@@ -29,6 +29,7 @@ Matrix = NDArray[np.float32]
 RAREST = 2  # occurrences of a piece that gets a vector of its own
 EPOCHS, WINDOW, NEGATIVE = 20, 10, 5
 REFINEMENTS, NEIGHBOURS = 5, 10
+BLOCK_ROWS = 1_000  # whose similarities to all others are in memory at a time
 MOST_REFINED = 4_000  # commonest pieces of each language that a dictionary may grow by
 
 
@@ -287,40 +288,53 @@ def _mutual(source: Matrix, target: Matrix) -> tuple[Ids, Ids]:
     return mutual, forward[mutual]
 
 
-def relative_similarity(source: Matrix, target: Matrix) -> Matrix:
+def relative_similarity(source: Matrix, target: Matrix, rows: Ids | None = None) -> Matrix:
     """Return the similarity (n, m) of vectors of length 1, less that of each to its nearest neighbours (CSLS).
 
     Without that, a few targets are the nearest of very many sources (Conneau, Lample, Ranzato, Denoyer, Jégou 2018).
+
+    Args:
+        rows: places of the source vectors that are asked for; None for all. The others are neighbours all the same.
     """
-    cosine = source @ target.T
-    near = [
-        np.partition(cosine, -min(NEIGHBOURS, cosine.shape[axis]), axis=axis)
-        .take(np.arange(-min(NEIGHBOURS, cosine.shape[axis]), 0), axis=axis)
-        .mean(axis=axis, keepdims=True)
-        for axis in (1, 0)
-    ]
-    return np.asarray(2 * cosine - near[0] - near[1], dtype=np.float32)
+    asked = source if rows is None else source[rows]
+    near = _nearness(asked, target)[:, None] + _nearness(target, source)[None]
+    return np.asarray(2 * (asked @ target.T) - near, dtype=np.float32)
 
 
-def precision(source: PieceVectors, pivot: PieceVectors, held_out: Entries, among: int = 1) -> tuple[float, int]:
+def _nearness(vectors: Matrix, others: Matrix) -> Matrix:
+    """Return the mean similarity of each vector to its nearest neighbours among others, a block at a time."""
+    count = min(NEIGHBOURS, len(others))
+    blocks = (vectors[start : start + BLOCK_ROWS] @ others.T for start in range(0, len(vectors), BLOCK_ROWS))
+    return np.concatenate([np.partition(block, -count, axis=1)[:, -count:].mean(axis=1) for block in blocks])
+
+
+def precision(
+    source: PieceVectors, pivot: PieceVectors, held_out: Entries, among: Sequence[int] = (1,)
+) -> tuple[list[float], int]:
     """Return the share of held-out entries whose translation is among the nearest of all pieces of the pivot.
 
     A source piece with several translations counts once, and any of them will do.
 
+    Args:
+        among: how many of the nearest, for each share.
+
     Returns:
-        the share, 0 where there is no entry, and how many source pieces were looked up.
+        the shares, 0 where there is no entry, and how many source pieces were looked up.
     """
     mine, theirs = source.known(held_out, pivot)
     wanted: dict[int, set[int]] = {}
     for place, partner in zip(mine.tolist(), theirs.tolist(), strict=True):
         wanted.setdefault(place, set()).add(partner)
     if not wanted:
-        return 0.0, 0
+        return [0.0] * len(among), 0
     rows = np.array(sorted(wanted))
-    similarity = relative_similarity(source.values, pivot.values)[rows]
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :among]
-    right = sum(bool(wanted[row] & set(found)) for row, found in zip(rows.tolist(), nearest.tolist(), strict=True))
-    return right / len(rows), len(rows)
+    similarity = relative_similarity(source.values, pivot.values, rows)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : max(among)].tolist()
+    right = [
+        sum(bool(wanted[row] & set(found[:count])) for row, found in zip(rows.tolist(), nearest, strict=True))
+        for count in among
+    ]
+    return [count / len(rows) for count in right], len(rows)
 
 
 def text_of(ids: NDArray[Any], offsets: Ids, special: Ids, sentences: int) -> Iterator[Ids]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig
 from metanmt.config_file import load_config
 from metanmt.data.batch import Batch, batch_count, epoch
+from metanmt.data.hashes import Hashes, sentence_hashes
 from metanmt.data.language import Pair
 from metanmt.data.own_pieces import texts_of
 from metanmt.data.source_form import SourceForm
@@ -123,6 +124,27 @@ class Known:
         for task, part, end in zip(tasks, parts, places, strict=True):
             found += texts_of(task.bitext.take(task.usable[part - (end - len(task.usable))]).target, tokenizer)
         return found
+
+    def without(self, texts: Sequence[Bitext]) -> Known | None:
+        """Return it without the sentence pairs that share a side with one of these texts, cut by the same tokenizer."""
+        tokenizer = load_tokenizer(TokenStore.open(self.data).tokenizer_folder)
+        ignored = [tokenizer.pad_id, tokenizer.eos_id, *getattr(tokenizer, "targets", {}).values()]
+
+        def hashes(text: Bitext) -> tuple[Hashes, Hashes]:
+            source, target = (sentence_hashes(side.ids, side.offsets, ignored) for side in (text.source, text.target))
+            return source, target
+
+        held_out = np.unique(np.concatenate([side for text in texts for side in hashes(text)]))
+        tasks, left_out = list[Task](), 0
+        for task in self.tasks:
+            source, target = (np.isin(side[task.usable], held_out) for side in hashes(task.bitext))
+            left_out += int((source | target).sum())
+            tasks.append(replace(task, usable=task.usable[~(source | target)]))
+        if not left_out:
+            return self
+        say(f"{left_out:,} sentence pairs to replay are in the dev or test text, and left out")
+        tasks = [task for task in tasks if len(task.usable) > 1]
+        return replace(self, tasks=tasks) if tasks else None
 
     def facts(self) -> dict[str, Any]:
         """Return what is noted of it."""

@@ -79,7 +79,7 @@ class Run:
         self.counterparts: Counterparts | None = None  # written into every checkpoint
 
     @classmethod
-    def open(cls, folder: Path, config: Config, digest: str, *, resume: bool) -> Run:
+    def open(cls, folder: Path, config: Config, digest: str, *, resume: bool, data: Path | None = None) -> Run:
         """Return a new run, or the one to resume, locked for this process until it is closed.
 
         Raises:
@@ -92,19 +92,20 @@ class Run:
         run = cls(folder, config.run.keep)
         run._lock = lock_folder(folder)
         try:
-            run._make_or_check(config, digest)
+            run._make_or_check(config, digest, data)
         except BaseException:
             run.close()
             raise
         return run
 
-    def _make_or_check(self, config: Config, digest: str) -> None:
+    def _make_or_check(self, config: Config, digest: str, data: Path | None) -> None:
         """Write what a new run has, or a killed one has not yet; refuse to go on with another configuration or data."""
         before = _same_as_before(self.folder, config, digest)
         if before != located(config):  # in what may change on the way, if there is one
             write_text(self.folder / "config.toml", to_toml(located(config)))
         if not (self.folder / "run.json").exists():
-            write_json(self.folder / "run.json", {"data_digest": digest, "versions": versions()})
+            data_of_run = {"data_digest": digest, "data": data and str(data.resolve())}
+            write_json(self.folder / "run.json", {**data_of_run, "versions": versions()})
         self._refit = before is not None and before.batch.micro_tokens != config.batch.micro_tokens
         remove_leftovers(self.folder)
         remove_leftovers(self.folder / "checkpoints")

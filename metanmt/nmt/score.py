@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-CHINESE, JAPANESE = ("zh", "zho", "cmn", "yue"), ("ja", "jpn")
-OTHERS_WITHOUT_SPACES = ("th", "tha", "km", "khm", "lo", "lao", "my", "mya")
+from metanmt.data.language import CHINESE, JAPANESE, OTHERS_WITHOUT_SPACES, base_language
+
 Counts = NDArray[np.float64]
 """What a corpus-level score is computed from, for every sentence: (sentences, counts); they add up."""
 SEED = 12345
@@ -40,7 +40,7 @@ class Score:
 
 def bleu_tokenizer(target: str) -> str:
     """Return sacreBLEU's tokenizer for BLEU into a language: 13a, but one of characters where no spaces part words."""
-    return TOKENIZERS.get(_language(target), TOKENIZER)
+    return TOKENIZERS.get(base_language(target), TOKENIZER)
 
 
 def parts_no_words(target: str) -> bool:
@@ -50,14 +50,10 @@ def parts_no_words(target: str) -> bool:
 
 def _ter(target: str, references: Sequence[str]) -> TER | None:
     """Return TER into a language: of characters in Chinese and Japanese; None where nothing parts words for it."""
-    if _language(target) in OTHERS_WITHOUT_SPACES:
+    if base_language(target) in OTHERS_WITHOUT_SPACES:
         return None
-    characters = _language(target) in (*CHINESE, *JAPANESE)
+    characters = base_language(target) in (*CHINESE, *JAPANESE)
     return TER(normalized=characters, asian_support=characters, references=[list(references)])
-
-
-def _language(code: str) -> str:
-    return code.partition("_")[0].lower()
 
 
 def score(

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from metanmt.data.cleaning import CleaningRules, clean, clean_held_out
-from metanmt.data.language import Pair
+from metanmt.data.language import Pair, count_words
 from metanmt.data.leakage import HeldOut
 from metanmt.data.manifest import kind_of
 from metanmt.data.own_files import detect_source
 from metanmt.data.own_pieces import recut, texts_of, with_own_pieces
 from metanmt.data.sources import read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
-from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, as_sources, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
 from metanmt.runlog import say
@@ -227,7 +227,7 @@ def held_out_by(read: Tokenised, pair: Pair, stores: Iterable[TokenStore]) -> He
     for store in stores:
         tokenizer = load_tokenizer(store.tokenizer_folder)
         for one in {pair, pair.turned()} & {*store.pairs()}:
-            sets += [(store.bitext(one, name), tokenizer) for name in store.sets(one) if kind_of(name) != "train"]
+            sets += [(text, tokenizer) for text in store.held_out_sets(one)]
     for text, tokenizer in sets:
         for source, target in zip(texts_of(text.source, tokenizer), texts_of(text.target, tokenizer), strict=True):
             held_out.add(source, target)
@@ -335,7 +335,8 @@ def own_tokenizer(pair: Pair, sentences: SentencePairs) -> Tokenizer:
     for size, coverage in OWN_VOCABULARIES:
         say(f"From scratch: learning a vocabulary of at most {size:,} pieces from the training text")
         with suppress(ConfigError):
-            return train_tokenizer((side for item in sentences for side in item), [pair.target], size, coverage)
+            both = (side for source, target in sentences for side in (*as_sources([source]), target))
+            return train_tokenizer(both, [pair.target], size, coverage)
     raise CorpusError("The text has more characters than a vocabulary has room for.", "Is it text, in UTF-8?")
 
 
@@ -345,5 +346,5 @@ def tokenized(tokenizer: Tokenizer, sentences: SentencePairs, pair: Pair) -> Bit
     return Bitext(
         Side.of(tokenizer.encode_source(source, pair)),
         Side.of(tokenizer.encode_target(target, pair)),
-        np.array([len(sentence.split()) for sentence in target]),
+        np.array([count_words(sentence, pair.target) for sentence in target]),
     )

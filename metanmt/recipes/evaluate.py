@@ -130,12 +130,18 @@ def _texts(
 ) -> tuple[str, Source, list[str], list[str]]:
     """Return the name of the test set, where it is, and the lines of its two sides."""
     if data is not None and source is None and reference is None:
-        sets = TokenStore.open(data).sets(pair)
+        store = TokenStore.open(data)
+        sets = store.sets(pair)
         if split not in sets:
             raise UsageError(f"{pair} has no set {split!r} in {data}.", did_you_mean(split, sets))
         own = Source("moses", text_files(data, pair, split))
         if lost := next((path for path in own.paths if not path.exists()), None):  # training does without
             raise missing_file(lost, "Copy the folder `text` from where the data was prepared, or prepare it again.")
+        noted = store.facts.get("text_bytes", {}).get(str(pair), {}).get(split)  # by versions of before not at all
+        if noted not in (None, [path.stat().st_size for path in own.paths]):
+            raise CorpusError(
+                f"The text of {pair} {split} in {data} has changed since it was prepared.", "Prepare it again."
+            )
         name = split
     elif data is None and source is not None and (reference is not None or has_both_sides(source)):
         own = detect_source([source] if reference is None else [source, reference], pair)

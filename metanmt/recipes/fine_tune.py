@@ -208,6 +208,8 @@ def _prepared(
         cut_anew=bool(pieces) and foreign,
         seed=start.seed,
     )
+    if known is not None and known.data != text.data:  # whose text was not compared with this one when it was prepared
+        known = known.without([read.dev, *(store.held_out_sets(pair) if store else ())])
     if text.back is not None and config.synthetic and config.update != "none":
         stores = [folder for folder in (store, known and TokenStore.open(known.data)) if folder]
         there, drawn = known, read

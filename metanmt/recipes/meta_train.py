@@ -63,7 +63,7 @@ def run(
         training = _Training(config, store, ranks)  # before the folder is made: what cannot be run leaves none
         with ranks.together():
             phase = JointPhase(joint_phase, config, store.training_digest) if joint_phase and not resume else None
-            files = Run.open(out, config, store.training_digest, resume=resume) if ranks.first else Run(out)
+            files = Run.open(out, config, store.training_digest, resume=resume, data=data) if ranks.first else Run(out)
         with files, Interruption() as interruption:
             with ranks.together():
                 if phase is not None and ranks.first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,19 +13,20 @@ from typing import Any
 
 from metanmt.data.corpus import CorpusReport, write_corpus
 from metanmt.data.fingerprint import fingerprint
-from metanmt.data.language import Pair
+from metanmt.data.language import Pair, base_language, count_words
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
+from metanmt.data.overlap import seen_sentences
 from metanmt.data.pretrained_tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
 from metanmt.data.source_form import in_form
 from metanmt.data.sources import read_lines
-from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, text_files, write_bitext
-from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, text_bytes, text_files, write_bitext
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, as_sources, load_tokenizer, train_tokenizer
 from metanmt.data.variants import in_both_directions, with_languages
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError, CorpusError, MetanmtError, UsageError
-from metanmt.files import new_folder, refuse_existing, write_json
-from metanmt.nmt.folder import is_adapter
+from metanmt.files import new_folder, read_object, refuse_existing, write_json
+from metanmt.nmt.folder import is_adapter, run_of
 from metanmt.runlog import Progress, say
 from metanmt.runtime import peak_memory_bytes, versions
 
@@ -63,6 +64,7 @@ def run(
     own, codes = _own_folder(name)
     settings = replace(settings, pretrained=str(own or name), codes={**codes, **settings.codes})
     manifest = replace(manifest, tokenizer=settings)
+    _say_what_is_seen(manifest)
     made_from = fingerprint(manifest)
     if not overwrite and (known := _up_to_date(out, made_from)):
         say(f"{out} is up to date: nothing that it is made from has changed")
@@ -76,6 +78,7 @@ def run(
         encoder = given or _own_tokenizer(manifest, report, folder)
         encoder.save(folder / "tokenizer")
         sets = _write_tokens(manifest, report, encoder, folder)
+        seen = _seen(tokenizer, folder, sets) if tokenizer else None
         facts = {
             "format": FORMAT,
             "name": manifest.name,
@@ -83,6 +86,8 @@ def run(
             "tokenizer_digest": encoder.digest(),
             "vocabulary_size": encoder.vocabulary_size,
             "pairs": {str(item.pair): {"role": item.role, "sets": sets[str(item.pair)]} for item in manifest.pairs},
+            "text_bytes": text_bytes(folder, sets),
+            "seen_in_meta_training": seen,
             "report": report.to_json(),
             "elapsed_seconds": round(time.monotonic() - started, 1),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -101,11 +106,43 @@ def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
         for pair in store.pairs():
             for name in store.sets(pair):
                 store.bitext(pair, name)
-                if not all(path.is_file() for path in text_files(out, pair, name)):
-                    return None
-    except MetanmtError:
+        sets = {str(pair): store.sets(pair) for pair in store.pairs()}
+        return store.facts if store.facts.get("text_bytes") == text_bytes(out, sets) else None
+    except (MetanmtError, FileNotFoundError):
         return None
-    return store.facts
+
+
+def _seen(name: str, folder: Path, sets: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]] | None:
+    """Return and say how many sentences of the dev and test sets a run has learned from; None if that is not known."""
+    where = Path(name)
+    if (run := run_of(where)) is not None:
+        noted = read_object(run / "run.json").get("data") if (run / "run.json").is_file() else None
+        where = Path(noted) if noted else where
+    if not (where / FACTS_FILE).is_file():
+        return None
+    keys = [(Pair.parse(pair), set_) for pair, names in sets.items() for set_ in names if kind_of(set_) != "train"]
+    counts: dict[str, dict[str, int]] = {}
+    for (pair, set_), count in seen_sentences(folder, keys, TokenStore.open(where)).items():
+        counts.setdefault(str(pair), {})[set_] = count
+        if count:
+            say(
+                f"Note: {count:,} sentence pairs of {pair} {set_} have a side in the text of {where}, from which a run "
+                "learns: scores on it say little of unseen text."
+            )
+    return counts
+
+
+def _say_what_is_seen(manifest: Manifest) -> None:
+    """Say of a meta-test pair if each of its languages is in meta-training too: which is the unseen one?"""
+    seen = {
+        base_language(code): item.pair
+        for item in manifest.pairs
+        if item.role == "meta-train"
+        for code in (item.pair.source, item.pair.target)
+    }
+    for pair in (item.pair for item in manifest.pairs if item.role == "meta-test"):
+        if seen.keys() >= {base_language(pair.source), base_language(pair.target)}:
+            say(f"Note: {pair} is to be unseen, but meta-training has both of its languages.")
 
 
 def _own_folder(name: str) -> tuple[Path | None, dict[str, str]]:
@@ -180,7 +217,7 @@ def _sample(manifest: Manifest, report: CorpusReport, folder: Path) -> Iterator[
         rng = random.Random(f"tokenizer {pair} {name}")
         for source, target in zip(*_sides(folder, pair, name), strict=True):
             for _ in range(int(rate) + (rng.random() < rate % 1)):
-                yield from in_form([source], settings.source_form)
+                yield from as_sources(in_form([source], settings.source_form))
                 yield target
 
 
@@ -216,7 +253,7 @@ def _encoded(
 ) -> Iterator[tuple[list[list[int]], list[list[int]], list[int]]]:
     sides = [_chunks(lines) for lines in _sides(folder, pair, name)]
     for source, target in zip(*sides, strict=True):
-        words = [len(sentence.split()) for sentence in target]
+        words = [count_words(sentence, pair.target) for sentence in target]
         yield tokenizer.encode_source(source, pair), tokenizer.encode_target(target, pair), words
         progress.advance(len(source), f"{pair} {name}")
 

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from metanmt.data.compression import START_BYTES
 from metanmt.data.language import Pair
-from metanmt.data.sources import START_BYTES, conversion_of
+from metanmt.data.sources import conversion_of
 from metanmt.errors import UsageError
 from metanmt.nmt.engine import open_engine
 from metanmt.nmt.translate import translate

@@ -163,8 +163,8 @@ class _Maker:
             seed = np.unique(np.concatenate(list(entries.values())), axis=0)
             own = align(own, others, seed)
             report |= {"dictionary": len(seed), **{kind: len(found) for kind, found in entries.items()}}
-        at_1, looked_up = precision(own, pivot, held_out)
-        report |= {"held_out": looked_up, "precision_1": at_1, "precision_5": precision(own, pivot, held_out, 5)[0]}
+        (at_1, at_5), looked_up = precision(own, pivot, held_out, (1, 5))
+        report |= {"held_out": looked_up, "precision_1": at_1, "precision_5": at_5}
         return _Made(own, report)
 
     def _own(self, language: str, texts: list[tuple[Pair, Bitext]]) -> PieceVectors:

@@ -49,7 +49,7 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
         "moses", (root / "a/fi-en.train.fi", root / "a/fi-en.train.en")
     )
     assert one_source(tmp_path, '{ moses = ["x.{source}", "{target}.y"] }').paths == (root / "x.fi", root / "en.y")
-    assert one_source(tmp_path, '{ tsv = "{pair}.tsv" }') == Source("tsv", (root / "fi-en.tsv",), (0, 1))
+    assert one_source(tmp_path, '{ tsv = "{pair}.tsv" }') == Source("tsv", (root / "fi-en.tsv",))
     assert one_source(tmp_path, '{ tsv = "a.tsv", columns = [3, 2] }').columns == (3, 2)
     assert one_source(tmp_path, '{ jsonl = "a.jsonl" }', "et-en").columns == ("et", "en")
     assert one_source(tmp_path, '{ jsonl = "a", fields = ["t.{source}", "x"] }').columns == ("t.fi", "x")

@@ -27,12 +27,20 @@ def test_two_files_are_two_sides_whichever_comes_first(tmp_path: Path) -> None:
         (("train-en.txt.gz", "train-fi.txt.gz"), True),
         (("a.fi-en.en", "a.fi-en.fi"), True),
         (("a.fi-en.1", "a.fi-en.2"), False),
-        (("a.en.txt", "b.txt"), False),
+        (("a.en.txt", "b.txt"), True),
+        (("a.txt", "b.fi.txt"), True),
+        (("A.EN", "B.FI"), True),
+        (("a.txt", "b.en.txt"), False),
     ],
 )
 def test_the_languages_in_two_names(tmp_path: Path, names: tuple[str, str], swapped: bool) -> None:
     paths = [write(tmp_path / name, "x\n") for name in names]
     assert detect_source(paths, FI).paths == tuple(paths[::-1] if swapped else paths)
+
+
+def test_two_files_of_one_language(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.en and .*b\.en are both of en, by their names"):
+        detect_source([write(tmp_path / name, "x\n") for name in ("a.en", "b.en")], FI)
 
 
 @pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz", "x.tab"])
@@ -45,6 +53,8 @@ def test_a_table_of_more_columns_is_not_guessed_at(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"x\.tsv\.gz has 3 columns in its first line") as caught:
         detect_source([path], FI)
     assert caught.value.remedy == "Keep two columns: fi, tab, en."
+    turned = Source("tsv", (write(tmp_path / "z.tsv", "yksi\tone\n"),)).turned()
+    assert read(turned) == [("one", "yksi")]
     assert read(Source("tsv", (path,), (1, 2))) == [("", ""), ("yksi", "one")], "a manifest names its columns"
     caught = error(detect_source([write(tmp_path / "y.tsv", "yksi\tone\n2\tkaksi\ttwo\n")], FI))
     assert caught.cause == f"{tmp_path / 'y.tsv'} has 3 columns at line 2: which two are meant is not clear."

@@ -179,9 +179,13 @@ def test_hub_mistakes(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise ConnectionError("no route to host\nand a second line")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr("metanmt.data.sources.reachable", lambda: True)
     unreachable = error(hub_source("wmt/wmt16", config="ro-en", split="train"))
     assert unreachable.cause == "The data set wmt/wmt16 ro-en train cannot be read: no route to host"
     assert "network" in unreachable.remedy
+    monkeypatch.setattr("metanmt.data.sources.reachable", lambda: False)
+    unreachable = error(hub_source("wmt/wmt16", config="ro-en", split="train"))
+    assert unreachable.cause == "There is no network, and the data set wmt/wmt16 ro-en train is no folder here."
 
 
 # ---- mistakes
@@ -223,6 +227,13 @@ def test_not_utf8(tmp_path: Path) -> None:
     assert "perhaps LATIN1, ISO-8859-2 or CP1251: iconv -f ENCODING" in caught.remedy
     source.paths[0].write_bytes("yksi\nhyvä\n".encode("utf-16"))
     assert "iconv -f UTF-16" in error(source).remedy
+    source.paths[0].write_bytes("yksi kaksi\nhyvin\n".encode("utf-16-le"))  # no mark, and letters that are UTF-8 too
+    assert (error(source).cause, error(source).remedy) == (
+        f"{source.paths[0]} looks like UTF-16, not UTF-8.",
+        "Convert it: iconv -f UTF-16LE -t UTF-8",
+    )
+    source.paths[0].write_bytes(b"yksi\r" * 20)
+    assert "carriage returns alone" in error(source).cause
     source.paths[0].write_bytes(gzip.compress(b"yksi\n"))
     assert error(source).remedy == "It is compressed (.gz): decompress it first, or give it a name that ends in .gz."
     source.paths[0].write_bytes(bz2.compress(b"yksi\n"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from metanmt.data.cldr import sentence_pairs
+from metanmt.data.cleaning import normalise
+from metanmt.data.fast_twin import message
 from metanmt.data.language import Pair
 from metanmt.data.pretrained_tokenizer import FACTS_FILE
 from metanmt.data.tokenizer import (
@@ -62,6 +65,34 @@ def test_every_script_survives(tokenizer: SentencePieceTokenizer) -> None:
     normal = [tokenizer._processor.normalize(sentence).replace("▁", " ").strip() for sentence in sentences]
     assert tokenizer.decode(ids) == normal
     assert not any(1 in sentence for sentence in ids)
+
+
+def test_a_target_stays_as_it_is_written(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    """Every script, and what compatibility forms would change: a fraction, an exponent, an ellipsis, a joiner."""
+    written = ["29¾ by 24½", "10² …", "می\u200cخواهم", "ต่ำ ໝ", "你好，世界！", "ﬁ Ａ"]
+    written += [normalise(text) for text in everything() if normalise(text) and "▁" not in text]
+    assert tokenizer.decode(tokenizer.encode_target(written, toy.PAIR)) == written
+    tokenizer.save(tmp_path)
+    grown = tokenizer.with_pieces({"▁zzz": -9.0}).with_target("fi")
+    for other in (load_tokenizer(tmp_path), grown, tokenizer.with_pieces({"½": -9.0}, of_targets=True)):
+        assert other.decode(other.encode_target(written, toy.PAIR)) == written
+    assert tokenizer.decode(tokenizer.encode_source(["10² …"], toy.PAIR)) == ["102 ..."], "sources are normalised"
+
+
+def test_a_model_of_before_normalises_both_sides(tokenizer: SentencePieceTokenizer) -> None:
+    proto = message(tokenizer._model)
+    proto.normalizer_spec.name = "nmt_nfkc"
+    old = SentencePieceTokenizer(proto.SerializeToString())
+    assert old.decode(old.encode_target(["10² …"], toy.PAIR)) == ["102 ..."]
+
+
+def test_what_ends_the_reading_of_a_sample_is_no_matter_of_the_vocabulary() -> None:
+    def cut() -> Iterator[str]:
+        yield "drei Stunden"
+        raise KeyboardInterrupt("Stopped.")
+
+    with pytest.raises(KeyboardInterrupt, match="Stopped"):
+        train_tokenizer(cut(), ("en",), 400)
 
 
 def test_symbols_in_a_text_are_text(tokenizer: SentencePieceTokenizer) -> None:

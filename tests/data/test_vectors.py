@@ -21,6 +21,7 @@ from metanmt.data.vectors import (
     piece_vectors,
     precision,
     read_word_vectors,
+    relative_similarity,
     rotation,
 )
 from metanmt.errors import CorpusError, DataError
@@ -51,9 +52,9 @@ def test_a_few_entries_align_a_whole_language_that_is_a_rotation() -> None:
     turned = vectors(pivot.values @ random_rotation(16) + 0.02 * RNG.normal(size=(300, 16)))
     seed = np.stack([np.arange(20), np.arange(20)], axis=1)
     rest = np.stack([np.arange(20, 300), np.arange(20, 300)], axis=1)
-    assert precision(turned, pivot, rest)[0] < 0.1
+    assert precision(turned, pivot, rest)[0][0] < 0.1
     aligned = align(turned, pivot, seed)
-    assert precision(aligned, pivot, rest) == (1.0, 280)
+    assert precision(aligned, pivot, rest) == ([1.0], 280)
     with pytest.raises(DataError, match="no entry"):
         align(turned, pivot, np.array([[700, 700]]))
 
@@ -64,12 +65,23 @@ def test_precision_of_a_known_answer() -> None:
     pivot = vectors(values)
     exchanged = vectors(values[[1, 0, *range(2, 10)]])
     entries = np.stack([np.arange(10), np.arange(10)], axis=1)
-    assert precision(exchanged, pivot, entries) == (0.8, 10)
-    assert precision(exchanged, pivot, np.array([[0, 0], [0, 1], [3, 3]])) == (1.0, 2), (
+    assert precision(exchanged, pivot, entries) == ([0.8], 10)
+    assert precision(exchanged, pivot, np.array([[0, 0], [0, 1], [3, 3]])) == ([1.0], 2), (
         "any of two translations will do"
     )
-    assert precision(exchanged, pivot, entries[:2], among=10) == (1.0, 2)
-    assert precision(exchanged, pivot, np.array([[50, 1]])) == (0.0, 0), "what has no vector is not looked up"
+    assert precision(exchanged, pivot, entries[:2], among=(1, 10)) == ([0.0, 1.0], 2)
+    assert precision(exchanged, pivot, np.array([[50, 1]])) == ([0.0], 0), "what has no vector is not looked up"
+
+
+def test_similarity_is_relative_to_neighbours_whatever_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = (vectors(RNG.normal(size=(size, 6))).values for size in (37, 23))
+    cosine = source @ target.T
+    near = [np.sort(cosine, axis=axis).take(range(-10, 0), axis=axis).mean(axis=axis, keepdims=True) for axis in (1, 0)]
+    whole = 2 * cosine - near[0] - near[1]
+    np.testing.assert_allclose(relative_similarity(source, target), whole, atol=1e-6)
+    monkeypatch.setattr("metanmt.data.vectors.BLOCK_ROWS", 5)
+    rows = np.array([3, 30])
+    np.testing.assert_allclose(relative_similarity(source, target, rows), whole[rows], atol=1e-6)
 
 
 def test_identical_strings_and_numerals() -> None:

@@ -15,11 +15,13 @@ import torch
 from metanmt.cli import main
 from metanmt.config import Config, OuterConfig
 from metanmt.data.language import Pair
+from metanmt.data.own_pieces import texts_of
 from metanmt.data.store import TokenStore
+from metanmt.data.tokenizer import load_tokenizer
 from metanmt.errors import CheckpointError, UsageError
-from metanmt.meta.beside import Replay, Synthetic, tasks_to_replay
+from metanmt.meta.beside import Known, Replay, Synthetic, tasks_to_replay
 from metanmt.meta.task import load_tasks
-from metanmt.nmt.tuning_text import Text
+from metanmt.nmt.tuning_text import Text, tokenized
 from metanmt.recipes import fine_tune, prepare
 from metanmt.sections import to_toml
 from tests.recipes.conftest import ALONE, MANIFEST, small_config
@@ -214,6 +216,35 @@ def test_data_without_meta_train_text_has_nothing_to_replay(
     assert adapt(run_folder, "is-en", tmp_path / "tuned", text)["replayed"] is None
     assert HINT in capsys.readouterr().err
     assert adapt(run_folder, "is-en", tmp_path / "beside", text, replay=data)["replayed"]
+
+
+def test_what_is_held_out_is_not_replayed(
+    run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sentences of an own dev set, and what translates them in any language, on either side."""
+    lines = [(data / f"text/de-en/train.{side}").read_text(encoding="utf-8").splitlines()[:12] for side in ("de", "en")]
+    store = TokenStore.open(data)
+    known = Known(data, *tasks_to_replay(run_folder, store, FINNISH, asked=True))
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    dev = tokenized(tokenizer, [(f"x {number}", line) for number, line in enumerate(lines[1])], FINNISH)
+    turned = tokenized(tokenizer, [(line, f"x {number}") for number, line in enumerate(lines[1])], FINNISH)
+    for held_out in (dev, turned):
+        left = known.without([held_out])
+        assert left
+        before, after = (next(task for task in part.tasks if task.pair == Pair("de", "en")) for part in (known, left))
+        assert len(before.usable) - len(after.usable) >= 12
+        spoken = {*texts_of(after.bitext.take(after.usable).target, tokenizer)}
+        assert not spoken & {*lines[1]}
+        assert spoken <= {*texts_of(before.bitext.target, tokenizer)}
+    assert known.without([tokenized(tokenizer, [("x", "nowhere")], FINNISH)]) is known
+    own = [tmp_path / name for name in ("train.tsv", "dev.tsv")]
+    own[0].write_text("".join(f"rivi {number}\tline {number}\n" for number in range(30)), encoding="utf-8")
+    own[1].write_text("".join(f"x {number}\t{line}\n" for number, line in enumerate(lines[1])), encoding="utf-8")
+    capsys.readouterr()
+    adapt(run_folder, "fi-en", tmp_path / "tuned", Text(train_files=own[:1], dev_files=own[1:]), replay=data)
+    assert "sentence pairs to replay are in the dev or test text, and left out" in capsys.readouterr().err
+    adapt(run_folder, "fi-en", tmp_path / "2", Text(data=data, budget_words=200), replay=data)
+    assert "left out" not in capsys.readouterr().err, "prepare has seen to it"
 
 
 def test_tasks_are_drawn_as_the_run_drew_them(kinds: TokenStore) -> None:

@@ -205,6 +205,11 @@ def test_on_a_prepared_set(run_folder: Path, data: Path, tmp_path: Path) -> None
     assert "'test'" in error.value.remedy
     with pytest.raises(UsageError, match="has no pair fi-de"):
         evaluate.run(model=run_folder, pair="fi-de", data=data)
+    changed = Path(shutil.copytree(data, tmp_path / "changed"))
+    with (changed / "text/fi-en/test.en").open("a", encoding="utf-8") as file:
+        file.write("one more\n")
+    with pytest.raises(CorpusError, match=r"The text of fi-en test in .* has changed since it was prepared"):
+        evaluate.run(model=run_folder, pair="fi-en", data=changed)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[MetanmtError], str, str]] = {

@@ -112,6 +112,33 @@ def test_a_tokenizer_that_is_not_there(mine: Path, tmp_path: Path, monkeypatch: 
         assert not (tmp_path / "new").exists()
 
 
+def test_held_out_sentences_that_a_run_has_learned_from_are_counted(
+    mine: Path, run_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = (data / "text/de-en/train.en").read_text(encoding="utf-8").splitlines()[:7]
+    test = mine.parent / "test.en"
+    lines = test.read_text(encoding="utf-8").splitlines()
+    test.write_text(
+        "".join(f"{line}\n" for line in [*(line.upper() for line in learned), *lines[7:]]), encoding="utf-8"
+    )
+    for whose, folder in (("run", run_folder), ("last", run_folder / "last"), ("data", data)):
+        facts = prepare.run(mine, tmp_path / whose, tokenizer=str(folder))
+        assert facts["seen_in_meta_training"] == {"fi-en": {"test": 7}}
+        assert "7 sentence pairs of fi-en test have a side in the text of" in capsys.readouterr().err
+    assert prepare.run(mine, tmp_path / "own")["seen_in_meta_training"] is None
+
+
+def test_a_language_that_is_not_unseen_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    group = '[[groups]]\nrole = "{}"\npairs = ["{}"]\ntrain = [{{ embedded = "cldr", sentences = 60 }}]\n'
+    test = 'test = [{ embedded = "cldr", sentences = 5, skip = 60 }]\n'
+    size = "[tokenizer]\nvocabulary_size = 400\n"
+    for pair, said in (("pt_BR-en", True), ("en-pt", True), ("fi-en", False)):
+        text = size + group.format("meta-train", "pt-en") + group.format("meta-test", pair) + test
+        (tmp_path / f"{pair}.toml").write_text(text, encoding="utf-8")
+        prepare.run(tmp_path / f"{pair}.toml", tmp_path / pair)
+        assert (f"{pair} is to be unseen, but meta-training has both" in capsys.readouterr().err) == said
+
+
 # ---- a second time
 
 
@@ -177,10 +204,11 @@ def test_the_folder_that_the_fixture_made_is_up_to_date(data: Path, manifest: Pa
         lambda folder: (folder / "mine.toml").write_text(MINE + "[cleaning]\nmax_characters = 500\n"),
         lambda folder: (folder / "out/tokens/fi-en/train.target.ids.npy").write_bytes(b"\x93NUMPY"),
         lambda folder: (folder / "out/text/fi-en/test.fi").unlink(),
+        lambda folder: (folder / "out/text/fi-en/test.en").write_text("cut"),
         lambda folder: (folder / "out/tokenizer/sentencepiece.model").write_bytes(b"no"),
         lambda folder: (folder / "out/data.json").write_text('{"format": 0}'),
     ],
-    ids=["time", "size", "optional", "vocabulary", "cleaning", "tokens", "text", "tokenizer", "format"],
+    ids=["time", "size", "optional", "vocabulary", "cleaning", "tokens", "text", "text size", "tokenizer", "format"],
 )
 def test_a_change_is_seen(mine: Path, change: Callable[[Path], object]) -> None:
     change(mine.parent)
