@@ -74,8 +74,9 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _own(values: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
     """Return the settings that are a learner's own, or all but these."""
-    parts = {name: part if isinstance(part, Mapping) else {name: part} for name, part in values.items()}
     return {
         name: {key: value for key, value in part.items() if (key in LEARNERS_OWN.get(name, ())) == keep}
-        for name, part in parts.items()
+        if isinstance(part, Mapping)
+        else part
+        for name, part in values.items()
     }

@@ -230,6 +230,9 @@ def test_what_a_file_leaves_open_is_its_learners(tmp_path: Path) -> None:
     over = write(tmp_path, f'extends = "{path.name}"\n[inner]\nsteps = 7\n', "over.toml")  # of any; what it extends not
     assert own(load_config(over)) == (0.1, 0.0, 7, 0.5)
     assert own(load_config(over, ["outer.learner=reptile"])) == (0.2, 0.0, 7, 0.2)
+    broken = write(tmp_path, f"inner = 5\n{named}", "broken.toml")
+    with pytest.raises(ConfigError, match="must be a section"):
+        load_config(broken, ["outer.learner=reptile"])
     over = write(tmp_path, f'extends = "{path.name}"\n[outer]\nlearner = "reptile"\n', "over.toml")
     assert own(load_config(over)) == OWN["reptile"]
     path = write(tmp_path, "[inner]\nlearning_rate = 0.5\n")  # of any learner

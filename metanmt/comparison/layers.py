@@ -19,6 +19,7 @@ from metanmt.recipes import analyze
 from metanmt.report import table
 
 SENTENCES = 200
+UNBIASED = "unbiased"  # how similarity is estimated, which results of before do not say
 OF_EMBEDDINGS = "How far embeddings moved includes what counterparts set at the start."
 MEASURES = {"movement": "weights moved, % of their norm", "cka": "similarity of representations (linear CKA)"}
 
@@ -38,7 +39,7 @@ def analyse(plan: Plan, cell: Cell, store: TokenStore, before: str, after: Path)
     dev_set = plan.compare.dev_set
     split = dev_set if dev_set in store.sets(Pair.parse(cell.pair)) else plan.test_set
     facts = analyze.run(Path(before), after, store.folder, cell.pair, split=split, sentences=SENTENCES)
-    return {key: facts[key] for key in ("set", "sentences", "layers")}
+    return {**{key: facts[key] for key in ("set", "sentences", "layers")}, "cka": UNBIASED}
 
 
 def analysed(plan: Plan, cell: Cell) -> bool:
@@ -62,7 +63,12 @@ def collect_layers(plan: Plan, results: Mapping[Cell, dict[str, Any]]) -> list[d
             groups.setdefault((cell.arm, cell.update), []).append(result)
     rows = []
     for (arm, update), found in groups.items():
-        moved = [result["analysis"]["layers"] for result in found if result["adaptation"]["best"]["update"]]
+        analyses = [result["analysis"] for result in found if result["adaptation"]["best"]["update"]]
+        unbiased = any(analysis.get("cka") == UNBIASED for analysis in analyses)
+        moved = [
+            analysis["layers"] if analysis.get("cka") == UNBIASED or not unbiased else without_cka(analysis["layers"])
+            for analysis in analyses
+        ]
         rows.append(
             {
                 "arm": arm,
@@ -70,10 +76,16 @@ def collect_layers(plan: Plan, results: Mapping[Cell, dict[str, Any]]) -> list[d
                 "budget": max(plan.compare.budgets),
                 "adaptations": len(moved),
                 "unmoved": len(found) - len(moved),
+                "cka": UNBIASED if unbiased else None,
                 "layers": _means(moved),
             }
         )
     return rows
+
+
+def without_cka(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what an analysis of before found without its similarities, which were estimated in another way."""
+    return [{**item, "cka": None} for item in layers]
 
 
 def _means(adaptations: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -144,6 +144,7 @@ class Plan:
         """Return that text is replayed in a cell, and a digest of it where that is not the data's own."""
         folder = self.compare.replay
         others = [TokenStore.open(Path(folder)).training_digest] if folder else []
+        others += ["but what is held out"] if others else []  # since it is not
         return ["text is replayed", *others] if self.replays(cell) else []
 
     def digest(self, cell: Cell, store: TokenStore) -> str:

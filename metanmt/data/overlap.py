@@ -17,6 +17,11 @@ from metanmt.data.store import TokenStore, text_files
 from metanmt.runlog import Progress
 
 
+def has_its_text(learned: TokenStore) -> bool:
+    """Return whether a data folder has the text of what is meta-trained on: a packed one has not."""
+    return all(path.is_file() for paths in _texts(learned).values() for path in paths)
+
+
 def seen_sentences(folder: Path, sets: Sequence[tuple[Pair, str]], learned: TokenStore) -> dict[tuple[Pair, str], int]:
     """Return of each set how many of its sentence pairs have a side that stands in meta-train text of other data.
 
@@ -25,20 +30,27 @@ def seen_sentences(folder: Path, sets: Sequence[tuple[Pair, str]], learned: Toke
     Args:
         folder: data that is being prepared.
         sets: dev and test sets of it, by pair and name.
-        learned: the other data; of text that is not there, as in a packed folder, nothing is known.
+        learned: the other data, which `has_its_text`.
     """
     hashes = {key: [list(_hashes(path)) for path in text_files(folder, *key)] for key in sets}
     wanted = {value for sides in hashes.values() for side in sides for value in side}
     seen: set[int] = set()
-    texts = [(pair, name) for pair in learned.pairs("meta-train") for name in learned.train_sets(pair)]
+    texts = _texts(learned)
     with Progress("compare with what was learned from", len(texts), "texts") as progress:
-        for pair, name in texts:
-            for path in text_files(learned.folder, pair, name):
-                if path.is_file():
-                    seen.update(wanted.intersection(_hashes(path)))
+        for (pair, name), paths in texts.items():
+            for path in paths:
+                seen.update(wanted.intersection(_hashes(path)))
             progress.advance(1, f"{pair} {name}")
     return {
         key: sum(bool(seen.intersection(both)) for both in zip(*sides, strict=True)) for key, sides in hashes.items()
+    }
+
+
+def _texts(learned: TokenStore) -> dict[tuple[Pair, str], tuple[Path, Path]]:
+    return {
+        (pair, name): text_files(learned.folder, pair, name)
+        for pair in learned.pairs("meta-train")
+        for name in learned.train_sets(pair)
     }
 
 

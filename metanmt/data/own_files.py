@@ -10,6 +10,7 @@ from metanmt.data.compression import COMPRESSIONS
 from metanmt.data.language import Pair
 from metanmt.data.sources import Source, json_field, json_row, missing_file, read_lines
 from metanmt.errors import CorpusError, UsageError
+from metanmt.runlog import say
 
 ROWS = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # suffixes of files with both sides
 
@@ -17,10 +18,10 @@ ROWS = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # 
 def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     """Return the source that a user's file names mean: two files are two sides, one is a TSV or JSONL.
 
-    Two files of which a name says that they are the wrong way round are taken the right way round.
+    Two files are turned round where the end of one name is the other's language, or both names have the languages so.
 
     Raises:
-        UsageError: it is neither, or both names say the same language.
+        UsageError: it is neither, or both names end in the same language.
         CorpusError: a file is missing, or the first row has more columns than two, or no known fields.
     """
     for path in paths:
@@ -28,14 +29,20 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
             raise missing_file(path)
     kinds = [_bare_suffix(path).lower() for path in paths]
     if len(paths) == 2 and paths[0] != paths[1] and not {*kinds} & {*ROWS}:
-        said = [_language_of(path, pair) for path in paths]
-        if said[0] and said[0] == said[1]:
+        ends = [_of_suffix(path, pair) for path in paths]
+        if ends[0] and ends[0] == ends[1]:
             raise UsageError(
-                f"{paths[0]} and {paths[1]} are both of {said[0]}, by their names.",
+                f"{paths[0]} and {paths[1]} are both of {ends[0]}, by their names.",
                 f"Give one of {pair.source} and one of {pair.target}, or rename what is not as it is called.",
             )
-        swapped = said[0] == pair.target or said[1] == pair.source
-        return Source("moses", tuple(reversed(paths) if swapped else paths))
+        swapped = [pair.target, pair.source]
+        if any(ends):
+            turned = any(end == language for end, language in zip(ends, swapped, strict=True) if end)
+        else:
+            turned = [_of_name(path, pair) for path in paths] == swapped
+        if turned:
+            say(f"By their names {paths[1]} is of {pair.source} and {paths[0]} of {pair.target}: so they are read")
+        return Source("moses", tuple(reversed(paths) if turned else paths))
     if len(paths) == 1 and kinds[0] in ROWS:
         return _tsv_source(paths[0], pair) if ROWS[kinds[0]] == "tsv" else _jsonl_source(paths[0], pair)
     raise UsageError(
@@ -45,13 +52,16 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
     )
 
 
-def _language_of(path: Path, pair: Pair) -> str:
-    """Return which language of a pair a file's name says: by its suffix, or by the only one that is a part of it."""
-    languages = [pair.source, pair.target]
-    suffix, parts = _bare_suffix(path).removeprefix(".").lower(), re.split(r"[.-]", path.name.lower())
-    if by_suffix := [language for language in languages if language.lower() == suffix]:
-        return by_suffix[0]
-    named = [language for language in languages if language.lower() in parts]
+def _of_suffix(path: Path, pair: Pair) -> str:
+    """Return which language of a pair the end of a file's name is, or nothing."""
+    end = _bare_suffix(path).removeprefix(".").lower()
+    return next((language for language in (pair.source, pair.target) if language.lower() == end), "")
+
+
+def _of_name(path: Path, pair: Pair) -> str:
+    """Return the only language of a pair that is a part of a file's name, or nothing."""
+    parts = re.split(r"[.-]", path.name.lower())
+    named = [language for language in (pair.source, pair.target) if language.lower() in parts]
     return named[0] if len(named) == 1 else ""
 
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
 SourceForm = Literal["written", "lowercase", "plain"]
+
+RULES = "nmt_nfkc"
+"""By which every source is normalised, by SentencePiece: compatibility forms, and what is like a space."""
 
 ACCENTS = "[\u0300-\u036f]"
 """Marks above and below letters of Latin, Greek and Cyrillic; those of other scripts, often vowels, are no accents."""
@@ -44,3 +48,16 @@ def form_normalizers(form: SourceForm) -> list[Any]:
     lower = [normalizers.Lowercase(), normalizers.Replace("ς", "σ")]
     accents = [normalizers.NFD(), normalizers.Replace(Regex(ACCENTS), ""), normalizers.NFC()]
     return {"written": [], "lowercase": lower, "plain": [*lower, *accents]}[form]
+
+
+def as_sources(sentences: Sequence[str]) -> list[str]:
+    """Return sentences as sources are normalised before they are cut into pieces."""
+    return list(source_normalizer().normalize(list(sentences)))
+
+
+@cache
+def source_normalizer() -> Any:
+    """Return what does so, a SentencePiece normalizer."""
+    import sentencepiece
+
+    return sentencepiece.SentencePieceNormalizer(rule_name=RULES, add_dummy_prefix=False, escape_whitespaces=False)

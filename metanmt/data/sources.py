@@ -18,7 +18,9 @@ from metanmt.data.hub import reachable
 from metanmt.data.language import Pair
 from metanmt.errors import CorpusError
 
-LEAST_NULS, MOST_RETURNS = 5, 10  # a NUL in so many characters, and returns in one line, are not those of text
+# A control character in so many, such as the high bytes of UTF-16, and returns in one line, are not those of text.
+LEAST_CONTROLS, MOST_RETURNS = 5, 10
+OFFLINE = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"}  # variables by which what was fetched before is enough
 SentencePair = tuple[str, str]
 
 
@@ -113,7 +115,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 def _check_encoding(path: Path, line: str) -> None:
     """Raise a CorpusError for a first line that decodes as UTF-8 and is none: letters of UTF-16, or the whole file."""
-    if LEAST_NULS * line.count("\0") > len(line):
+    if LEAST_CONTROLS * sum(character < "\t" for character in line) > len(line):
         raise CorpusError(f"{path} looks like UTF-16, not UTF-8.", "Convert it: iconv -f UTF-16LE -t UTF-8")
     if line.removesuffix("\n").removesuffix("\r").count("\r") > MOST_RETURNS:
         raise CorpusError(f"{path} ends its lines by carriage returns alone.", "Convert it: tr '\\r' '\\n'")
@@ -162,7 +164,7 @@ def _jsonl(source: Source, pair: Pair) -> Iterator[SentencePair]:
 
 
 def _hub(source: Source, pair: Pair) -> Iterator[SentencePair]:
-    if not Path(source.name).is_dir() and not reachable() and not os.environ.get("HF_HUB_OFFLINE"):
+    if not Path(source.name).is_dir() and not reachable() and not os.environ.keys() & OFFLINE:
         raise CorpusError(
             f"There is no network, and the data set {source} is no folder here.",
             "Download it and give its folder as the name; of what was fetched before: HF_HUB_OFFLINE=1",

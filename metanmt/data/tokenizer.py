@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from metanmt.data.fast_twin import END, END_ID, PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, WORD_START, fast_twin, message
 from metanmt.data.language import Pair
 from metanmt.data.pretrained_tokenizer import FACTS_FILE, PretrainedTokenizer
-from metanmt.data.source_form import SourceForm, in_form
+from metanmt.data.source_form import RULES, SourceForm, in_form, source_normalizer
 from metanmt.errors import CheckpointError, ConfigError, CorpusError, UsageError
 from metanmt.files import read_object, write_json
 
 MODEL_FILE = "sentencepiece.model"
 FEW = 1_000  # sentences
-RULES = "nmt_nfkc"  # by which sources are normalised: compatibility forms, and what is like a space
 OF_SOURCES = f"{RULES}, of sources"  # what a model calls them whose targets are cut as written; once it was both sides
 
 
@@ -296,21 +295,9 @@ def train_tokenizer(
                 "Change vocabulary_size under [tokenizer] in a manifest as it says (metanmt prepare).",
             ) from None
         raise CorpusError(f"SentencePiece could not be trained: {reason}", "Check that the corpus has text.") from None
-    proto, rules = message(model.getvalue()), message(_normalizer().serialized_model_proto()).normalizer_spec
+    proto, rules = message(model.getvalue()), message(source_normalizer().serialized_model_proto()).normalizer_spec
     proto.normalizer_spec.name, proto.normalizer_spec.precompiled_charsmap = OF_SOURCES, rules.precompiled_charsmap
     return SentencePieceTokenizer(proto.SerializeToString(), source_form)
-
-
-def as_sources(sentences: Sequence[str]) -> list[str]:
-    """Return sentences as sources are normalised before they are cut into pieces."""
-    return list(_normalizer().normalize(list(sentences)))
-
-
-@cache
-def _normalizer() -> Any:
-    import sentencepiece
-
-    return sentencepiece.SentencePieceNormalizer(rule_name=RULES, add_dummy_prefix=False, escape_whitespaces=False)
 
 
 def _as_written(model: bytes) -> Any:
@@ -328,6 +315,11 @@ def _watched(sentences: Iterable[str], failed: list[BaseException]) -> Iterator[
     except BaseException as error:
         failed.append(error)
         raise
+
+
+def source_form_of(tokenizer: Tokenizer) -> SourceForm:
+    """Return in which form a tokenizer reads sources: that of a pretrained checkpoint as they are written."""
+    return tokenizer.source_form if isinstance(tokenizer, SentencePieceTokenizer) else "written"
 
 
 def _pieces_only(ids: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from transformers import PreTrainedModel
 from metanmt.config import BatchConfig, Config, FineTuneConfig, OuterConfig
 from metanmt.config_file import load_config
 from metanmt.data.batch import Batch, batch_count, epoch
-from metanmt.data.hashes import Hashes, sentence_hashes
+from metanmt.data.cleaning import hash64
+from metanmt.data.hashes import Hashes
 from metanmt.data.language import Pair
+from metanmt.data.leakage import normalized
 from metanmt.data.own_pieces import texts_of
-from metanmt.data.source_form import SourceForm
+from metanmt.data.source_form import SourceForm, in_form
 from metanmt.data.sources import read_lines
-from metanmt.data.store import Bitext, TokenStore
-from metanmt.data.tokenizer import load_tokenizer
+from metanmt.data.store import ENCODE_LINES, Bitext, TokenStore
+from metanmt.data.tokenizer import Tokenizer, load_tokenizer, source_form_of
 from metanmt.errors import ConfigError, UsageError
 from metanmt.files import read_object
 from metanmt.meta.run import data_digest
@@ -39,7 +41,7 @@ from metanmt.nmt.folder import checkpoint_folder, run_of
 from metanmt.nmt.lexicon import lexicon_of
 from metanmt.nmt.tuning import Beside, batch_tokens
 from metanmt.nmt.tuning_text import Text, Tokenised, held_out_by
-from metanmt.runlog import say
+from metanmt.runlog import Progress, say
 
 BATCH_TOKENS = 300  # target tokens of one language in an update, about: the smaller, the more languages
 
@@ -125,21 +127,22 @@ class Known:
             found += texts_of(task.bitext.take(task.usable[part - (end - len(task.usable))]).target, tokenizer)
         return found
 
-    def without(self, texts: Sequence[Bitext]) -> Known | None:
-        """Return it without the sentence pairs that share a side with one of these texts, cut by the same tokenizer."""
-        tokenizer = load_tokenizer(TokenStore.open(self.data).tokenizer_folder)
-        ignored = [tokenizer.pad_id, tokenizer.eos_id, *getattr(tokenizer, "targets", {}).values()]
+    def without(self, texts: Sequence[tuple[Bitext, Tokenizer]]) -> Known | None:
+        """Return it without the sentence pairs of which a side stands in one of these texts, each with what cut it.
 
-        def hashes(text: Bitext) -> tuple[Hashes, Hashes]:
-            source, target = (sentence_hashes(side.ids, side.offsets, ignored) for side in (text.source, text.target))
-            return source, target
-
-        held_out = np.unique(np.concatenate([side for text in texts for side in hashes(text)]))
+        Sentences are compared as `metanmt.data.leakage` does, in the form of sources.
+        """
+        form = source_form_of(load_tokenizer(TokenStore.open(self.data).tokenizer_folder))
+        sides = [texts_of(side, cut_by) for text, cut_by in texts for side in (text.source, text.target)]
+        held_out = np.unique(np.concatenate([_hashes(side, form) for side in sides]))
         tasks, left_out = list[Task](), 0
-        for task in self.tasks:
-            source, target = (np.isin(side[task.usable], held_out) for side in hashes(task.bitext))
-            left_out += int((source | target).sum())
-            tasks.append(replace(task, usable=task.usable[~(source | target)]))
+        with Progress("compare with what is held out", len(self.tasks), "texts") as progress:
+            for task in self.tasks:
+                found = text_hashes(self.data, task.pair, task.train_set, TokenStore.open(self.data).training_digest)
+                leaks = np.isin(found[task.usable], held_out).any(axis=1)
+                left_out += int(leaks.sum())
+                tasks.append(replace(task, usable=task.usable[~leaks]))
+                progress.advance(1, str(task))
         if not left_out:
             return self
         say(f"{left_out:,} sentence pairs to replay are in the dev or test text, and left out")
@@ -149,6 +152,29 @@ class Known:
     def facts(self) -> dict[str, Any]:
         """Return what is noted of it."""
         return {"data": str(self.data), "sets": [str(task) for task in self.tasks]}
+
+
+@cache
+def text_hashes(data: Path, pair: Pair, name: str, digest: str) -> Hashes:
+    """Return the hashes of both sides of every sentence pair of a set, (n, 2), as `Known.without` compares them.
+
+    Args:
+        data: the folder.
+        pair, name: of the set.
+        digest: of the folder's text, by which they are kept for the next adaptation of this process.
+    """
+    store = TokenStore.open(data)
+    tokenizer, bitext = load_tokenizer(store.tokenizer_folder), store.bitext(pair, name)
+    found, form = np.empty((len(bitext), 2), dtype=np.uint64), source_form_of(tokenizer)
+    for start in range(0, len(bitext), ENCODE_LINES):
+        part = bitext.take(np.arange(start, min(start + ENCODE_LINES, len(bitext))))
+        for column, side in enumerate((part.source, part.target)):
+            found[start : start + ENCODE_LINES, column] = _hashes(texts_of(side, tokenizer), form)
+    return found
+
+
+def _hashes(texts: Sequence[str], form: SourceForm) -> Hashes:
+    return np.array([hash64(normalized(text)) for text in in_form(texts, form)], dtype=np.uint64)
 
 
 def replayable(known: Known | None, network: PreTrainedModel) -> Known | None:
@@ -223,7 +249,7 @@ def with_text_alone(
                 "Give some: --mono FILE.",
             )
         files = [known.data]
-    form: SourceForm = getattr(read.tokenizer, "source_form", "written")
+    form = source_form_of(read.tokenizer)
     drawn, facts = drawn_lines(lines, pair.target, held_out_by(read, pair, stores), most, seed, form)
     read, made = with_back_translation(read, drawn, back(), pair, needed=text.back != BY_INIT)
     return read, {"files": [str(path) for path in files], **facts, **made}

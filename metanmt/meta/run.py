@@ -103,9 +103,9 @@ class Run:
         before = _same_as_before(self.folder, config, digest)
         if before != located(config):  # in what may change on the way, if there is one
             write_text(self.folder / "config.toml", to_toml(located(config)))
-        if not (self.folder / "run.json").exists():
-            data_of_run = {"data_digest": digest, "data": data and str(data.resolve())}
-            write_json(self.folder / "run.json", {**data_of_run, "versions": versions()})
+        path = self.folder / "run.json"
+        facts = read_object(path) if path.exists() else {"data_digest": digest, "versions": versions()}
+        write_json(path, {**facts, "data": data and str(data.resolve())})
         self._refit = before is not None and before.batch.micro_tokens != config.batch.micro_tokens
         remove_leftovers(self.folder)
         remove_leftovers(self.folder / "checkpoints")

@@ -27,6 +27,7 @@ from metanmt.data.leakage import HeldOut
 from metanmt.data.own_pieces import texts_of
 from metanmt.data.source_form import SourceForm, in_form
 from metanmt.data.store import Bitext
+from metanmt.data.tokenizer import source_form_of
 from metanmt.errors import CorpusError, UsageError
 from metanmt.nmt.checkpoint import checkpoint_tokenizer, tuned_chrf, tuned_pair
 from metanmt.nmt.engine import open_engine
@@ -69,7 +70,7 @@ def turned(text: Text, read: Tokenised) -> Text:
 
     What was its source is in the form that the model reads sources in.
     """
-    if (form := getattr(read.tokenizer, "source_form", "written")) != "written":
+    if (form := source_form_of(read.tokenizer)) != "written":
         say(f"Note: what it learns to write is in the form that sources have here, {form}: enough to translate back.")
 
     def lines(part: Bitext) -> SentencePairs:

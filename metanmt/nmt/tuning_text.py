@@ -17,9 +17,10 @@ from metanmt.data.leakage import HeldOut
 from metanmt.data.manifest import kind_of
 from metanmt.data.own_files import detect_source
 from metanmt.data.own_pieces import recut, texts_of, with_own_pieces
+from metanmt.data.source_form import as_sources
 from metanmt.data.sources import read_pairs
 from metanmt.data.store import Bitext, Side, TokenStore
-from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, as_sources, load_tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.errors import ConfigError, CorpusError, UsageError
 from metanmt.nmt.tuning import MAX_SENTENCE_TOKENS, SMALLEST_DEV, hold_out
 from metanmt.runlog import say
@@ -127,8 +128,7 @@ def text_to_adapt_on(
         if budget_words < 1:
             raise UsageError("A budget of no words cannot be adapted on.", "Give --budget a positive number.")
         words, most = (int(part.target_words.sum(dtype="int64")) for part in (whole, usable))
-        # A budget of the whole set is one of all that is short enough.
-        budget = min(budget_words, most) if budget_words <= words else budget_words
+        budget = min(budget_words, most) if budget_words <= words else budget_words  # of the whole: all that is short
         train = train.draw(budget, seed, pair)
         facts["budget_words"] = budget_words
     if dev is None:
@@ -335,8 +335,8 @@ def own_tokenizer(pair: Pair, sentences: SentencePairs) -> Tokenizer:
     for size, coverage in OWN_VOCABULARIES:
         say(f"From scratch: learning a vocabulary of at most {size:,} pieces from the training text")
         with suppress(ConfigError):
-            both = (side for source, target in sentences for side in (*as_sources([source]), target))
-            return train_tokenizer(both, [pair.target], size, coverage)
+            sides = (side for source, target in sentences for side in (*as_sources([source]), target))
+            return train_tokenizer(sides, [pair.target], size, coverage)
     raise CorpusError("The text has more characters than a vocabulary has room for.", "Is it text, in UTF-8?")
 
 

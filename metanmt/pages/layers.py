@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from metanmt.comparison.layers import by_layer, counts, format_measure, labels
+from metanmt.comparison.layers import UNBIASED, by_layer, counts, format_measure, labels
 from metanmt.pages.charts import Axis, Line, line_chart
 from metanmt.pages.reading import Comparison
 
@@ -15,7 +15,7 @@ REUSE = 0.9
 """Linear CKA above which this page calls a representation kept; a convention, not a test."""
 MOVEMENT, CKA = "movement", "cka"
 TITLES = {MOVEMENT: "How far the weights moved", CKA: "How alike the representations stayed"}
-UNITS = {MOVEMENT: "movement (% of the weights' norm)", CKA: "linear CKA (0 to 1)"}
+UNITS = {MOVEMENT: "movement (% of the weights' norm)", CKA: "linear CKA (1: the same)"}
 
 
 def what_moves(comparison: Comparison, key: str) -> dict[str, Any] | None:
@@ -33,6 +33,7 @@ def what_moves(comparison: Comparison, key: str) -> dict[str, Any] | None:
     return {
         "budget": analysed[0]["budget"],
         "counts": counts(analysed),
+        "unbiased": all(row.get("cka") == UNBIASED for row in rows),
         "findings": [(name, style, _verdict(row)) for name, style, row in zip(names, styles, rows, strict=True)],
         "against": _against(rows, comparison.found["baseline"]),
         "charts": [(TITLES[measure], _chart(rows, styles, measure, f"{key}-{measure}")) for measure in TITLES],

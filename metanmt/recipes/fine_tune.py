@@ -209,7 +209,9 @@ def _prepared(
         seed=start.seed,
     )
     if known is not None and known.data != text.data:  # whose text was not compared with this one when it was prepared
-        known = known.without([read.dev, *(store.held_out_sets(pair) if store else ())])
+        own_sets = store.held_out_sets(pair) if store else []
+        cut_by = load_tokenizer(store.tokenizer_folder) if store else read.tokenizer
+        known = known.without([(read.dev, read.tokenizer), *((text, cut_by) for text in own_sets)])
     if text.back is not None and config.synthetic and config.update != "none":
         stores = [folder for folder in (store, known and TokenStore.open(known.data)) if folder]
         there, drawn = known, read

@@ -15,13 +15,13 @@ from metanmt.data.corpus import CorpusReport, write_corpus
 from metanmt.data.fingerprint import fingerprint
 from metanmt.data.language import Pair, base_language, count_words
 from metanmt.data.manifest import Manifest, PairCorpus, kind_of, load_manifest
-from metanmt.data.overlap import seen_sentences
+from metanmt.data.overlap import has_its_text, seen_sentences
 from metanmt.data.pretrained_tokenizer import FACTS_FILE as TOKENIZER_FILE
 from metanmt.data.pretrained_tokenizer import PretrainedTokenizer
-from metanmt.data.source_form import in_form
+from metanmt.data.source_form import as_sources, in_form
 from metanmt.data.sources import read_lines
 from metanmt.data.store import ENCODE_LINES, FACTS_FILE, FORMAT, TokenStore, text_bytes, text_files, write_bitext
-from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, as_sources, load_tokenizer, train_tokenizer
+from metanmt.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from metanmt.data.variants import in_both_directions, with_languages
 from metanmt.data.vectors import FOLDER as VECTORS
 from metanmt.errors import ConfigError, CorpusError, MetanmtError, UsageError
@@ -71,6 +71,7 @@ def run(
         return {**known, "table": CorpusReport.from_json(known["report"]).rows()}
     refuse_existing(out, overwrite=overwrite, marker=FACTS_FILE, remedy=remedy)
     given = _given_tokenizer(manifest, own)
+    learned = _learned_from(tokenizer) if tokenizer and own else None
     if (out / VECTORS).is_dir():
         say(f"Note: the vectors of {out} go with its text; metanmt vectors {quote(str(out))} makes them anew.")
     with new_folder(out, overwrite=overwrite) as folder:
@@ -78,7 +79,7 @@ def run(
         encoder = given or _own_tokenizer(manifest, report, folder)
         encoder.save(folder / "tokenizer")
         sets = _write_tokens(manifest, report, encoder, folder)
-        seen = _seen(tokenizer, folder, sets) if tokenizer else None
+        seen = _seen(learned, folder, sets) if learned else None
         facts = {
             "format": FORMAT,
             "name": manifest.name,
@@ -112,22 +113,31 @@ def _up_to_date(out: Path, made_from: str) -> dict[str, Any] | None:
         return None
 
 
-def _seen(name: str, folder: Path, sets: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]] | None:
-    """Return and say how many sentences of the dev and test sets a run has learned from; None if that is not known."""
-    where = Path(name)
-    if (run := run_of(where)) is not None:
-        noted = read_object(run / "run.json").get("data") if (run / "run.json").is_file() else None
-        where = Path(noted) if noted else where
-    if not (where / FACTS_FILE).is_file():
-        return None
-    keys = [(Pair.parse(pair), set_) for pair, names in sets.items() for set_ in names if kind_of(set_) != "train"]
+def _learned_from(name: str) -> TokenStore | None:
+    """Return the data that a run, or a model of it, has learned from; None, and say so, where that is not known."""
+    folder = Path(name)
+    try:
+        run = run_of(folder)
+        noted = read_object(run / "run.json") if run is not None and (run / "run.json").is_file() else {}
+        store = TokenStore.open(Path(noted.get("data") or folder))
+        if has_its_text(store) and noted.get("data_digest") in (None, store.training_digest):
+            return store
+    except (MetanmtError, ValueError):
+        pass
+    say(f"The text that {name} has learned from is not at hand: whether it had these dev and test sets is not known")
+    return None
+
+
+def _seen(learned: TokenStore, folder: Path, sets: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]]:
+    """Return and say how many sentence pairs of the dev and test sets a run has learned from."""
+    keys = [(Pair.parse(pair), name) for pair, names in sets.items() for name in names if kind_of(name) != "train"]
     counts: dict[str, dict[str, int]] = {}
-    for (pair, set_), count in seen_sentences(folder, keys, TokenStore.open(where)).items():
-        counts.setdefault(str(pair), {})[set_] = count
+    for (pair, name), count in seen_sentences(folder, keys, learned).items():
+        counts.setdefault(str(pair), {})[name] = count
         if count:
             say(
-                f"Note: {count:,} sentence pairs of {pair} {set_} have a side in the text of {where}, from which a run "
-                "learns: scores on it say little of unseen text."
+                f"Note: {count:,} sentence pairs of {pair} {name} have a side in the text of {learned.folder}, from "
+                "which a run learns: scores on it say little of unseen text."
             )
     return counts
 

@@ -41,3 +41,9 @@ def test_an_adaptation_that_kept_the_initialisation_is_counted_and_not_averaged(
     assert [item["layer"] for item in row["layers"]] == ["embeddings", "encoder input", "encoder 1", "decoder norm"]
     assert row["layers"][2]["cka"] == {"mean": 0.5, "sd": None, "n": 1}
     assert "| 0.500 (of 1) |" in format_layers([row])
+    assert row["cka"] is None
+    new = result(3, 0.25)
+    new["analysis"]["cka"] = "unbiased"
+    (row,) = collect_layers(plan, dict(zip(cells, (result(3, 0.5), new), strict=True)))
+    assert (row["cka"], row["layers"][0]["cka"]) == ("unbiased", {"mean": 0.75, "sd": None, "n": 1}), "not both kinds"
+    assert row["layers"][0]["movement"]["mean"] == 0.375

@@ -5,10 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
-import pytest
 
-from metanmt.data.hashes import HashSet, sentence_hashes
-from metanmt.data.store import Side
+from metanmt.data.hashes import HashSet
 
 
 def test_it_answers_as_a_set_does() -> None:
@@ -41,16 +39,3 @@ def test_it_takes_little_more_than_eight_bytes_a_hash() -> None:
     tracemalloc.stop()
     assert current < 9 * len(ours)
     assert peak < 24 * len(ours)
-
-
-def test_sentences_are_hashed_by_their_ids_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(2)
-    sentences = [rng.integers(3, 60, rng.integers(1, 9)).tolist() for _ in range(2_000)]
-    plain = Side.of([[*sentence, 2] for sentence in sentences])
-    hashes = sentence_hashes(plain.ids, plain.offsets, (1, 2))
-    known = {tuple(sentence): int(value) for sentence, value in zip(sentences, hashes, strict=True)}
-    assert len({*known.values()}) == len(known), "as many hashes as different sentences"
-    assert all(known[tuple(sentence)] == value for sentence, value in zip(sentences, hashes.tolist(), strict=True))
-    tagged = Side.of([[1, *sentence, 2] for sentence in sentences])
-    monkeypatch.setattr("metanmt.data.hashes.AT_ONCE", 7)
-    assert (sentence_hashes(tagged.ids, tagged.offsets, (1, 2)) == hashes).all(), "tags do not count"

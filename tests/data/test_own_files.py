@@ -27,10 +27,14 @@ def test_two_files_are_two_sides_whichever_comes_first(tmp_path: Path) -> None:
         (("train-en.txt.gz", "train-fi.txt.gz"), True),
         (("a.fi-en.en", "a.fi-en.fi"), True),
         (("a.fi-en.1", "a.fi-en.2"), False),
-        (("a.en.txt", "b.txt"), True),
-        (("a.txt", "b.fi.txt"), True),
+        (("a.en.txt", "b.txt"), False),
+        (("a-en.src", "b-fi.ref"), True),
+        (("a.en", "b.fin"), True),
+        (("a.src", "b.fi.gz"), True),
+        (("a.fin", "b.en"), False),
         (("A.EN", "B.FI"), True),
-        (("a.txt", "b.en.txt"), False),
+        (("a-fi.src", "a-fi.ref"), False),
+        (("from.txt", "en-to.txt"), False),
     ],
 )
 def test_the_languages_in_two_names(tmp_path: Path, names: tuple[str, str], swapped: bool) -> None:

@@ -232,6 +232,8 @@ def test_not_utf8(tmp_path: Path) -> None:
         f"{source.paths[0]} looks like UTF-16, not UTF-8.",
         "Convert it: iconv -f UTF-16LE -t UTF-8",
     )
+    source.paths[0].write_bytes("Привет мир, как дела\n".encode("utf-16-le"))
+    assert "looks like UTF-16" in error(source).cause
     source.paths[0].write_bytes(b"yksi\r" * 20)
     assert "carriage returns alone" in error(source).cause
     source.paths[0].write_bytes(gzip.compress(b"yksi\n"))

@@ -226,23 +226,27 @@ def test_what_is_held_out_is_not_replayed(
     store = TokenStore.open(data)
     known = Known(data, *tasks_to_replay(run_folder, store, FINNISH, asked=True))
     tokenizer = load_tokenizer(store.tokenizer_folder)
-    dev = tokenized(tokenizer, [(f"x {number}", line) for number, line in enumerate(lines[1])], FINNISH)
-    turned = tokenized(tokenizer, [(line, f"x {number}") for number, line in enumerate(lines[1])], FINNISH)
-    for held_out in (dev, turned):
-        left = known.without([held_out])
+    dev = [(f"x {number}", line) for number, line in enumerate(lines[1])]
+    turned, loud = ([(line, x) for x, line in dev], [(x, f"{line.upper()}!") for x, line in dev])
+    for held_out in (dev, turned, loud):
+        left = known.without([(tokenized(tokenizer, held_out, FINNISH), tokenizer)])
         assert left
         before, after = (next(task for task in part.tasks if task.pair == Pair("de", "en")) for part in (known, left))
         assert len(before.usable) - len(after.usable) >= 12
         spoken = {*texts_of(after.bitext.take(after.usable).target, tokenizer)}
         assert not spoken & {*lines[1]}
         assert spoken <= {*texts_of(before.bitext.target, tokenizer)}
-    assert known.without([tokenized(tokenizer, [("x", "nowhere")], FINNISH)]) is known
+    assert known.without([(tokenized(tokenizer, [("x", "nowhere")], FINNISH), tokenizer)]) is known
     own = [tmp_path / name for name in ("train.tsv", "dev.tsv")]
     own[0].write_text("".join(f"rivi {number}\tline {number}\n" for number in range(30)), encoding="utf-8")
     own[1].write_text("".join(f"x {number}\t{line}\n" for number, line in enumerate(lines[1])), encoding="utf-8")
     capsys.readouterr()
-    adapt(run_folder, "fi-en", tmp_path / "tuned", Text(train_files=own[:1], dev_files=own[1:]), replay=data)
-    assert "sentence pairs to replay are in the dev or test text, and left out" in capsys.readouterr().err
+    for pair in ("fi-en", "en-fi"):  # whose target is new
+        adapt(run_folder, pair, tmp_path / pair, Text(train_files=own[:1], dev_files=own[1:]), replay=data)
+        assert "sentence pairs to replay are in the dev or test text, and left out" in capsys.readouterr().err
+        for path in own:
+            rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+            path.write_text("".join(f"{other}\t{one}\n" for one, other in rows), encoding="utf-8")
     adapt(run_folder, "fi-en", tmp_path / "2", Text(data=data, budget_words=200), replay=data)
     assert "left out" not in capsys.readouterr().err, "prepare has seen to it"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_held_out_sentences_that_a_run_has_learned_from_are_counted(
         assert facts["seen_in_meta_training"] == {"fi-en": {"test": 7}}
         assert "7 sentence pairs of fi-en test have a side in the text of" in capsys.readouterr().err
     assert prepare.run(mine, tmp_path / "own")["seen_in_meta_training"] is None
+    without = Path(shutil.copytree(data, tmp_path / "without text", ignore=shutil.ignore_patterns("train.*")))
+    moved = Path(shutil.copytree(run_folder, tmp_path / "moved", symlinks=True))
+    (moved / "run.json").write_text(json.dumps({"data_digest": "another", "data": str(data)}), encoding="utf-8")
+    for number, folder in enumerate((without, moved)):
+        facts = prepare.run(mine, tmp_path / f"unknown {number}", tokenizer=str(folder))
+        assert facts["seen_in_meta_training"] is None
+        assert f"text that {folder} has learned from is not at hand" in capsys.readouterr().err
 
 
 def test_a_language_that_is_not_unseen_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
