@@ -24,7 +24,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest.write_text(MANIFEST, encoding="utf-8")
     monkeypatch.setattr(demo, "shipped_manifest", lambda name: manifest)
     monkeypatch.setattr(demo, "TUNING", TINY)
-    monkeypatch.setattr(demo, "SCRATCH", TINY)
+    monkeypatch.setattr(demo, "FROM_SCRATCH", TINY)
     monkeypatch.setattr(demo, "SHORT", (*SHORT, "validation.sentences=3"))
 
 

@@ -269,7 +269,7 @@ def test_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert "There is no folder runn/best here: it is looked up on the hub." in capsys.readouterr().err
         raise OSError("We couldn't connect.\nAnd more.")
 
-    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     for load in (load_model, hub.fetched, checkpoint_folder):
         hub._say_once.cache_clear()
