@@ -14,7 +14,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400.0, 270.0
-LEFT, TOP, BOTTOM = 60.0, 14.0, 46.0
+LEFT, TOP, BOTTOM = 72.0, 14.0, 46.0
 COLOURS = 6
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "plus", "down")
