@@ -35,11 +35,9 @@ def detect_source(paths: Sequence[Path], pair: Pair) -> Source:
                 f"{paths[0]} and {paths[1]} are both of {ends[0]}, by their names.",
                 f"Give one of {pair.source} and one of {pair.target}, or rename what is not as it is called.",
             )
-        swapped = [pair.target, pair.source]
-        if any(ends):
-            turned = any(end == language for end, language in zip(ends, swapped, strict=True) if end)
-        else:
-            turned = [_of_name(path, pair) for path in paths] == swapped
+        turned = ends[0] == pair.target or ends[1] == pair.source
+        if not any(ends):
+            turned = [_of_name(path, pair) for path in paths] == [pair.target, pair.source]
         if turned:
             say(f"By their names {paths[1]} is of {pair.source} and {paths[0]} of {pair.target}: so they are read")
         return Source("moses", tuple(reversed(paths) if turned else paths))

@@ -132,13 +132,14 @@ class Known:
 
         Sentences are compared as `metanmt.data.leakage` does, in the form of sources.
         """
-        form = source_form_of(load_tokenizer(TokenStore.open(self.data).tokenizer_folder))
+        store = TokenStore.open(self.data)
+        form, digest = source_form_of(load_tokenizer(store.tokenizer_folder)), store.training_digest
         sides = [texts_of(side, cut_by) for text, cut_by in texts for side in (text.source, text.target)]
         held_out = np.unique(np.concatenate([_hashes(side, form) for side in sides]))
         tasks, left_out = list[Task](), 0
         with Progress("compare with what is held out", len(self.tasks), "texts") as progress:
             for task in self.tasks:
-                found = text_hashes(self.data, task.pair, task.train_set, TokenStore.open(self.data).training_digest)
+                found = text_hashes(self.data, task.pair, task.train_set, digest)
                 leaks = np.isin(found[task.usable], held_out).any(axis=1)
                 left_out += int(leaks.sum())
                 tasks.append(replace(task, usable=task.usable[~leaks]))

@@ -145,13 +145,13 @@ def _seen(learned: TokenStore, folder: Path, sets: Mapping[str, Iterable[str]]) 
 def _say_what_is_seen(manifest: Manifest) -> None:
     """Say of a meta-test pair if each of its languages is in meta-training too: which is the unseen one?"""
     seen = {
-        base_language(code): item.pair
+        base_language(code)
         for item in manifest.pairs
         if item.role == "meta-train"
         for code in (item.pair.source, item.pair.target)
     }
     for pair in (item.pair for item in manifest.pairs if item.role == "meta-test"):
-        if seen.keys() >= {base_language(pair.source), base_language(pair.target)}:
+        if seen >= {base_language(pair.source), base_language(pair.target)}:
             say(f"Note: {pair} is to be unseen, but meta-training has both of its languages.")
 
 
